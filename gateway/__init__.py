@@ -1,0 +1,1 @@
+"""The public API: routing, histories, fallback, rollout. No torch."""

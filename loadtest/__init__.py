@@ -1,0 +1,1 @@
+"""Locust users and the open-loop driver. Its own extra, its own process."""

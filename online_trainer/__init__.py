@@ -1,0 +1,1 @@
+"""Consume, batch, step, checkpoint, publish: the weights that learn."""

@@ -1,0 +1,1 @@
+"""The model everybody shares: item tokens, prompts, presets, the loss and ranking metrics."""

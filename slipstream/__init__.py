@@ -1,0 +1,1 @@
+"""The door: the command `slipstream` and what users import."""
