@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import pkgutil
+from typing import Annotated
 
 import typer
 
@@ -11,10 +13,19 @@ from slipstream import commands
 
 app = typer.Typer(
     name="slipstream",
-    help="LLM recommendation that learns while it serves.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def door(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """LLM recommendation that learns while it serves."""
+    if version:
+        typer.echo(importlib.metadata.version("slipstream-rec"))
+        raise typer.Exit
 
 
 def main() -> None:
