@@ -28,12 +28,14 @@ has_torch() {
         2>/dev/null
 }
 if ! has_torch; then
+    echo "install: torch $torch into $venv" >&2
     pip install --quiet --no-deps "torch==$torch+cpu" 2>/dev/null ||
         pip install --quiet --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==$torch+cpu" 2>/dev/null || {
         echo "install: no CPU build of torch $torch to be had; taking the ordinary one with CUDA (several GB)" >&2
         pip install --quiet "torch==$torch"
     }
 fi
+echo "install: $(grep -c == requirements/cpu.lock) locked packages into $venv (about two minutes)" >&2
 pip install --quiet --no-deps --require-hashes -r requirements/cpu.lock
 pip install --quiet --no-deps --no-build-isolation --editable .
 rm -f "$venv"/.installed-*
