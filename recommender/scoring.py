@@ -1,0 +1,75 @@
+"""Scoring whole catalogues: one prefill over a history ranks every item. This is the oracle's arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from recommender.loading import Recommender
+
+
+def score_histories(recommender: Recommender, histories: Sequence[Sequence[str]]) -> Tensor:
+    """Log-probability of each item as the next one.
+
+    Args:
+        histories: item ids, oldest first; unknown ones are passed over; empty ones score from the prefix alone.
+
+    Returns:
+        `[len(histories), num_items]` fp32: a log-softmax over the catalogue's items only, nothing masked.
+    """
+    return score_items(recommender, [recommender.vocabulary.known(history) for history in histories])
+
+
+def score_items(recommender: Recommender, histories: Sequence[Sequence[int]]) -> Tensor:
+    """Like `score_histories`, for histories of item indices."""
+    if not histories:
+        return torch.empty(0, recommender.vocabulary.num_items)
+    tokens, last = pad_right([recommender.prompt.tokens_of(items) for items in histories], recommender)
+    with torch.inference_mode():
+        states = hidden_states(recommender, tokens)
+        return item_log_probabilities(recommender, states[torch.arange(len(last)), last])
+
+
+def pad_right(prompts: Sequence[Sequence[int]], recommender: Recommender) -> tuple[Tensor, Tensor]:
+    """Prompts as a rectangle `[B, T]` int64, and each one's last position `[B]`.
+
+    Padding stands on the right, where causal attention keeps it from every state that is read: no mask needed.
+    """
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    tokens = torch.full((len(prompts), int(lengths.max())), recommender.vocabulary.pad_token)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.tensor(prompt)
+    device = recommender.head.weight.device
+    return tokens.to(device), (lengths - 1).to(device)
+
+
+def hidden_states(recommender: Recommender, tokens: Tensor) -> Tensor:
+    """Last hidden states `[B, T, D]`, after the final norm, of tokens `[B, T]`."""
+    return recommender.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+
+
+def item_log_probabilities(recommender: Recommender, states: Tensor) -> Tensor:
+    """States `[N, D]` → fp32 log-softmax over the item rows of the head only, `[N, num_items]`.
+
+    The head's other rows (special tokens, words, reserved slots) are never computed.
+    """
+    items = recommender.vocabulary.item_tokens
+    rows = slice(items.start, items.stop)
+    bias = recommender.head.bias
+    logits = torch.nn.functional.linear(states, recommender.head.weight[rows], None if bias is None else bias[rows])
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def top_items(scores: Tensor, k: int, exclude: Collection[int] = ()) -> list[tuple[int, float]]:
+    """The best `k` of one row of scores `[num_items]`: (item index, score), best first, ties by item order.
+
+    Fewer than `k` when the catalogue without `exclude` is smaller.
+    """
+    masked = scores.clone()
+    if exclude:
+        masked[torch.tensor(sorted(exclude))] = -torch.inf
+    k = min(k, len(scores) - len(set(exclude)))
+    order = torch.sort(masked, descending=True, stable=True).indices[:k]
+    return [(int(item), float(scores[item])) for item in order]
