@@ -23,6 +23,10 @@ class LogSaturated(LogUnavailable):
     """More bytes wait for an acknowledgement than the log's bound allows: shed load, or wait."""
 
 
+class RecordRefused(ValueError):
+    """The log will never take this record (too large, no key on a compacted topic, …): don't send it again."""
+
+
 class WriterFenced(Exception):
     """Another writer has taken over this transactional id; this one must stop and never write again."""
 
@@ -68,6 +72,12 @@ class LogReader(ABC):
         """
 
     @abstractmethod
+    def position(self, partition: Partition) -> int:
+        """The offset `poll` reads next. It also passes over what is no record (transaction markers, aborted records,
+        compacted gaps), so `position >= end` is how to know that a reader has caught up; the last record's offset + 1
+        may never get there."""
+
+    @abstractmethod
     def seek(self, partition: Partition, offset: int) -> None:
         """Read on at `offset`; what was fetched and not yet polled of that partition is forgotten."""
 
@@ -95,6 +105,10 @@ class EventLog(ABC):
 
         Raises:
             LogSaturated: the bytes in flight would exceed the bound; the record was not taken.
+            RecordRefused: the record is larger than the log takes.
+
+        The future fails with RecordRefused, or with LogUnavailable when no acknowledgement came in time; then the
+        record may still have been written (send the event again: its id tells the two apart).
         """
 
     @abstractmethod
@@ -107,12 +121,13 @@ class EventLog(ABC):
         the same id.
 
         Raises:
-            WriterFenced: a later connection has taken the id over. LogUnavailable: it was not committed.
+            WriterFenced: a later connection has taken the id over, or this one can't prove that none has.
+            LogUnavailable: it was not committed, or (the text says so) that is not known.
         """
 
     @abstractmethod
     def open_reader(self, start: Mapping[Partition, int]) -> LogReader:
-        """A reader at the given next offsets. It sees committed records only."""
+        """A reader at the given next offsets. It sees committed records only. Raises LogUnavailable."""
 
     @abstractmethod
     def partitions(self, topic: str) -> list[Partition]:
@@ -120,12 +135,12 @@ class EventLog(ABC):
 
     @abstractmethod
     def begin_offsets(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
-        """The first offset that can be read, for each."""
+        """The first offset that can be read, for each. Raises LogUnavailable."""
 
     @abstractmethod
     def end_offsets(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """The offset the next record will get, for each; exact on every broker (the implementation corrects brokers
-        that name the last batch's base instead)."""
+        that name the last batch's base instead). Uncommitted records and markers count. Raises LogUnavailable."""
 
     @abstractmethod
     def flush(self, timeout_seconds: float) -> None:

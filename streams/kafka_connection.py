@@ -1,0 +1,52 @@
+"""Opening kafka-python clients without leaks, and its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from kafka import errors
+from kafka.net.compat import KafkaNetClient
+
+from streams.event_log import LogUnavailable, RecordRefused
+
+Client = TypeVar("Client")
+
+_REFUSED = (
+    errors.MessageSizeTooLargeError,
+    errors.RecordListTooLargeError,
+    errors.InvalidRecordError,
+    errors.InvalidTimestampError,
+    errors.InvalidTopicError,
+)
+
+
+def connect(client_class: Callable[..., Client], config: Mapping[str, Any]) -> Client:
+    """`client_class(**config)`, connected.
+
+    kafka-python 3.0.12 leaves an IO thread and its sockets behind when the first connection fails (seen: one
+    thread for each attempt), so the network client of a failed attempt is closed here.
+
+    Raises:
+        LogUnavailable: no broker answered within `bootstrap_timeout_ms`.
+    """
+    opened: list[KafkaNetClient] = []
+
+    def network_client(**arguments: Any) -> KafkaNetClient:
+        opened.append(KafkaNetClient(**arguments))
+        return opened[-1]
+
+    try:
+        return client_class(**config, kafka_client=network_client)
+    except (errors.KafkaError, OSError) as error:
+        for client in opened:
+            client.close()
+        raise LogUnavailable(f"no Kafka broker answers at {','.join(config['bootstrap_servers'])}: {error}") from error
+
+
+def translate(error: BaseException, doing: str) -> Exception:
+    """What `error` means to a caller of the `EventLog`: RecordRefused or LogUnavailable, naming what was being done."""
+    kind = RecordRefused if isinstance(error, _REFUSED) else LogUnavailable
+    translated = kind(f"{doing}: {type(error).__name__}: {error}")
+    translated.__cause__ = error
+    return translated
