@@ -73,7 +73,7 @@ SOURCES: tuple[Source, ...] = (
         ),
         obtain=(
             "The file is UCI's sets 352 and 502 (first sheet) joined: tab-separated timestamp, CustomerID, "
-            "Description, Quantity, UnitPrice, Country, without returns and rows that lack a customer or a description. "
+            "Description, Quantity, UnitPrice, Country, without returns and rows lacking customer or description. "
             "No download of the joined file is known."
         ),
     ),
