@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from streams.event_log import EventLog, Headers, LogReader, Partition, Position
-from streams.kafka_offsets import OffsetProbe
+from streams.kafka_offsets import OffsetProbe, TopicProbe
 from streams.kafka_producer import BoundedProducer
 from streams.kafka_reader import KafkaLogReader
 from streams.kafka_settings import Compression, KafkaSettings
@@ -30,7 +30,7 @@ class KafkaEventLog(EventLog):
         *,
         max_in_flight_bytes: int = 64 * 2**20,
         delivery_timeout_seconds: float = 60.0,
-        connect_timeout_seconds: float = 2.0,
+        connect_timeout_seconds: float = 3.0,
         request_timeout_seconds: float = 10.0,
         patience_seconds: float = 30.0,
         compression: Compression = "lz4",
@@ -46,7 +46,8 @@ class KafkaEventLog(EventLog):
             compression=compression,
         )
         self._producer = BoundedProducer(self.settings)
-        self._probe = OffsetProbe(self.settings)
+        self._topics = TopicProbe(self.settings)
+        self._offsets = OffsetProbe(self.settings)
         self._writers: dict[str, TransactionalWriter] = {}
         self._writers_lock = threading.Lock()
 
@@ -81,15 +82,15 @@ class KafkaEventLog(EventLog):
 
     def partitions(self, topic: str) -> list[Partition]:
         """See `EventLog.partitions`."""
-        return self._probe.partitions(topic)
+        return self._topics.partitions(topic)
 
     def begin_offsets(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """See `EventLog.begin_offsets`."""
-        return self._probe.begin_offsets(partitions)
+        return self._offsets.begin_offsets(partitions)
 
     def end_offsets(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """See `EventLog.end_offsets`."""
-        return self._probe.end_offsets(partitions)
+        return self._offsets.end_offsets(partitions)
 
     def flush(self, timeout_seconds: float) -> None:
         """See `EventLog.flush`."""
@@ -100,4 +101,5 @@ class KafkaEventLog(EventLog):
         self._producer.close(_CLOSE_SECONDS)
         for writer in self._writers.values():
             writer.close(_CLOSE_SECONDS)
-        self._probe.close()
+        self._topics.close()
+        self._offsets.close()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+import stamina
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, RetriableError
 
 from streams.event_log import LogUnavailable, Partition
 from streams.kafka_connection import connect, translate
@@ -17,8 +18,49 @@ from streams.kafka_settings import KafkaSettings
 Answer = TypeVar("Answer")
 
 
+class TopicProbe:
+    """Asks for a topic's partitions: always the broker, never a cache, so that growth and an outage are seen."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._admin: KafkaAdminClient | None = None
+        self._lock = threading.Lock()
+
+    def partitions(self, topic: str) -> list[Partition]:
+        """See `EventLog.partitions`."""
+        try:
+            with self._lock:
+                found = self._describe(topic)["partitions"]
+        except KafkaError as error:
+            raise translate(error, f"partitions of {topic}: {self._settings.bootstrap} does not answer") from error
+        if not found:
+            raise LogUnavailable(
+                f"topic {topic} is missing at {self._settings.bootstrap}: create it with `slipstream topics apply`"
+            )
+        return sorted(Partition(topic, partition["partition_index"]) for partition in found)
+
+    def _describe(self, topic: str) -> dict[str, Any]:
+        """Ask until an answer comes: right after an outage kafka-python says for a moment that it has no node."""
+        if self._admin is None:
+            patience = {"request_timeout_ms": round(self._settings.connect_timeout_seconds * 1000)}
+            self._admin = connect(KafkaAdminClient, self._settings.common() | patience)
+        for attempt in stamina.retry_context(
+            on=RetriableError, timeout=self._settings.connect_timeout_seconds, attempts=None, wait_initial=0.05
+        ):
+            with attempt:
+                return dict(self._admin.describe_topics([topic])[0])
+        raise AssertionError("stamina either returns an attempt or raises")
+
+    def close(self) -> None:
+        """Disconnect. Idempotent."""
+        with self._lock:
+            if self._admin is not None:
+                self._admin.close()
+                self._admin = None
+
+
 class OffsetProbe:
-    """A consumer of its own that asks about partitions and never hands out a record. Thread-safe.
+    """A consumer of its own that asks about offsets and never hands out a record. Thread-safe.
 
     The end of a partition is the high watermark of a fetch, not what ListOffsets says: Tansu 0.6 names the base of
     the last batch + 1 there, and at read_committed 0 while a transaction is open; its fetch answers are exact. On
@@ -29,15 +71,6 @@ class OffsetProbe:
         self._settings = settings
         self._consumer: KafkaConsumer | None = None
         self._lock = threading.Lock()
-
-    def partitions(self, topic: str) -> list[Partition]:
-        """See `EventLog.partitions`."""
-        found = self._ask(f"partitions of {topic}", lambda consumer: consumer.partitions_for_topic(topic))
-        if not found:
-            raise LogUnavailable(
-                f"topic {topic} is missing at {self._settings.bootstrap}: create it with `slipstream topics apply`"
-            )
-        return [Partition(topic, number) for number in sorted(found)]
 
     def begin_offsets(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """See `EventLog.begin_offsets`."""
@@ -58,7 +91,7 @@ class OffsetProbe:
         consumer.assign(asked)  # a new assignment forgets the watermarks of the last one
         for partition in asked:
             consumer.seek(partition, reported[partition])
-        deadline = time.monotonic() + self._settings.request_timeout_seconds
+        deadline = time.monotonic() + self._settings.connect_timeout_seconds
         unknown = set(asked)
         while unknown:
             if time.monotonic() > deadline:
@@ -86,7 +119,7 @@ class OffsetProbe:
 
     @property
     def _timeout_ms(self) -> int:
-        return round(self._settings.request_timeout_seconds * 1000)
+        return round(self._settings.connect_timeout_seconds * 1000)
 
     def close(self) -> None:
         """Disconnect. Idempotent."""

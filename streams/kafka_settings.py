@@ -23,7 +23,7 @@ class KafkaSettings:
         client_id: how broker logs name this client.
         max_in_flight_bytes: bound of what waits for an acknowledgement, Python's own overhead included.
         delivery_timeout_seconds: a record not acknowledged by then fails; an outage shorter than this is ridden out.
-        connect_timeout_seconds: how long a call that needs a broker may look for one.
+        connect_timeout_seconds: how long a call that needs a broker's answer waits for one.
         request_timeout_seconds: a request without an answer is taken for lost.
         patience_seconds: how long a reader waits for a broker that has gone before it says so.
         compression: of whole batches.
@@ -33,7 +33,7 @@ class KafkaSettings:
     client_id: str = "slipstream"
     max_in_flight_bytes: int = 64 * 2**20
     delivery_timeout_seconds: float = 60.0
-    connect_timeout_seconds: float = 2.0
+    connect_timeout_seconds: float = 3.0
     request_timeout_seconds: float = 10.0
     patience_seconds: float = 30.0
     compression: Compression = "lz4"

@@ -39,15 +39,15 @@ class TransactionalWriter:
         self._lock = threading.Lock()
         self._producer: KafkaProducer | None = None
         self._claimed = False
-        self._fenced: WriterFenced | None = None
+        self._lost_because: str | None = None
         self._ending: Future[None] | None = None
 
     def write(self, records: Sequence[KeyedRecord]) -> None:
         """See `EventLog.produce_transaction`."""
         with self._lock:
             deadline = time.monotonic() + self._settings.delivery_timeout_seconds
-            if self._fenced is not None:
-                raise self._fenced
+            if self._lost_because is not None:
+                raise WriterFenced(self._lost_because)
             self._finish_last(deadline)
             producer = self._claim(deadline)
             try:
@@ -112,8 +112,8 @@ class TransactionalWriter:
     def _lost(self, error: KafkaError) -> WriterFenced:
         taken = isinstance(error, _FENCED) or isinstance(error.__cause__, _FENCED)
         reason = "a later writer has taken it over" if taken else "it can't be proved that no later writer has"
-        self._fenced = WriterFenced(f"transactional id {self._id}: {reason} ({type(error).__name__}: {error})")
-        return self._fenced
+        self._lost_because = f"transactional id {self._id}: {reason} ({type(error).__name__}: {error})"
+        return WriterFenced(self._lost_because)
 
     def close(self, timeout_seconds: float) -> None:
         """Disconnect; an open transaction is aborted by the broker's time-out. Idempotent."""
@@ -121,7 +121,7 @@ class TransactionalWriter:
             if self._producer is not None:
                 close_producer(self._producer, timeout_seconds)
                 self._producer = None
-            self._fenced = self._fenced or WriterFenced(f"transactional id {self._id}: this log is closed")
+            self._lost_because = self._lost_because or f"transactional id {self._id}: this log is closed"
 
 
 def _in_background(operation: Callable[[], None]) -> Future[None]:
