@@ -49,6 +49,7 @@ def load_recommender(model_dir: Path, dtype: torch.dtype = torch.float32) -> Rec
     """
     from transformers import AutoModelForCausalLM
 
+    _no_bars()
     vocabulary = ItemVocabulary.load(model_dir)
     prompt = Prompt(PromptTemplate.load(model_dir), vocabulary)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, local_files_only=True)
@@ -63,6 +64,7 @@ def load_recommender(model_dir: Path, dtype: torch.dtype = torch.float32) -> Rec
 
 def save_recommender(recommender: Recommender, model_dir: Path) -> None:
     """Write the folder; `items.json` last, so that a folder without it is known to be incomplete."""
+    _no_bars()
     model_dir.mkdir(parents=True, exist_ok=True)
     recommender.model.save_pretrained(model_dir, safe_serialization=True)
     recommender.prompt.template.save(model_dir)
@@ -98,3 +100,10 @@ def _tied_names(model: Any) -> dict[str, str]:
     """Checkpoint name → the first name that holds the same tensor."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+def _no_bars() -> None:
+    """Our commands show their own progress; transformers' bars would tear it."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

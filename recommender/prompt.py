@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
@@ -30,11 +29,17 @@ class PromptTemplate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         prefix_text, separator_text: the words these tokens came from; empty for an item-only model.
     """
 
-    prefix: Annotated[tuple[Token, ...], msgspec.Meta(min_length=1)]
+    prefix: tuple[Token, ...]
     separator: tuple[Token, ...] = ()
-    window: Annotated[int, msgspec.Meta(ge=1)] = 50
+    window: int = 50
     prefix_text: str = ""
     separator_text: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.prefix:
+            raise ValueError("the prompt's prefix has no token; the first item is predicted from its state, give words")
+        if self.window < 1:
+            raise ValueError(f"window={self.window}; a prompt needs room for at least one item")
 
     def save(self, model_dir: Path) -> None:
         """Write `prompt.json`."""

@@ -37,8 +37,8 @@ def pad_right(prompts: Sequence[Sequence[int]], recommender: Recommender) -> tup
 
     Padding stands on the right, where causal attention keeps it from every state that is read: no mask needed.
     """
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    tokens = torch.full((len(prompts), int(lengths.max())), recommender.vocabulary.pad_token)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64)
+    tokens = torch.full((len(prompts), max(map(len, prompts), default=0)), recommender.vocabulary.pad_token)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = torch.tensor(prompt)
     device = recommender.head.weight.device

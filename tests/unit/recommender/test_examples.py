@@ -1,0 +1,92 @@
+"""The online batch: blocks, windows, and one forward that scores before it trains."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from contracts.item import Item
+from recommender.examples import Interaction, UserUpdate, online_batch
+from recommender.initialise import preset_recommender
+from recommender.loading import Recommender, checkpoint_tensors
+from recommender.scoring import score_histories
+from recommender.training import online_loss
+
+
+def at(timestamp: float, *item_ids: str) -> list[Interaction]:
+    return [Interaction(item_id, timestamp) for item_id in item_ids]
+
+
+def test_events_of_one_instant_are_asked_from_the_state_before_it(tiny: Recommender) -> None:
+    user = UserUpdate(history=at(1, "i1") + at(2, "i2"), events=at(3, "i3", "i4") + at(4, "i5"))
+    batch = online_batch(tiny, [user])
+    assert [block.before for block in batch.blocks] == [[1, 2], [1, 2, 3, 4]]
+    assert batch.event_row.tolist() == [0, 0, 1]
+    assert batch.target.tolist() == [3, 4, 5]
+    assert [block.positions for block in batch.blocks] == [[0, 1], [2]]
+    assert batch.tokens.tolist() == [[1, 3, 4, 0, 0], [1, 3, 4, 5, 6]]
+    assert batch.last.tolist() == [2, 4]
+
+
+def test_a_block_that_the_batch_cuts_keeps_its_state(tiny: Recommender) -> None:
+    whole = online_batch(tiny, [UserUpdate(at(1, "i1"), at(2, "i2", "i3", "i4"))])
+    second = online_batch(tiny, [UserUpdate(at(1, "i1") + at(2, "i2"), at(2, "i3", "i4"))])
+    assert second.blocks[0].before == whole.blocks[0].before == [1]
+    assert second.target.tolist() == whole.target.tolist()[1:]
+
+
+def test_a_first_event_trains_from_the_start_token(tiny: Recommender) -> None:
+    batch = online_batch(tiny, [UserUpdate([], at(5, "i7"))])
+    assert batch.tokens.tolist() == [[1]]
+    _, scores = online_loss(tiny, batch)
+    assert torch.allclose(scores, score_histories(tiny, [[]]), atol=1e-6)
+
+
+def test_unknown_items_are_passed_over_and_counted(tiny: Recommender) -> None:
+    user = UserUpdate(at(1, "nobody", "i1"), at(2, "nobody") + at(3, "i2", "nobody"))
+    batch = online_batch(tiny, [user])
+    assert (batch.skipped, batch.num_events, batch.blocks[0].before, batch.blocks[0].positions) == (2, 1, [1], [1])
+    empty = online_batch(tiny, [UserUpdate([], at(1, "nobody"))])
+    assert (empty.num_events, empty.skipped) == (0, 1)
+    with pytest.raises(ValueError, match="skip it"):
+        online_loss(tiny, empty)
+
+
+def test_scores_are_those_of_serving_whatever_the_batch(tiny: Recommender) -> None:
+    long = [Interaction(f"i{n % 20}", n) for n in range(70)]
+    users = [UserUpdate(long, at(99, "i1") + at(100, "i2")), UserUpdate([], at(99, "i4", "i5"))]
+    batch = online_batch(tiny, users)
+    _, scores = online_loss(tiny, batch)
+    served = score_histories(tiny, [[f"i{item}" for item in block.before] for block in batch.blocks])
+    assert torch.allclose(scores, served, atol=1e-5)
+    assert batch.tokens.shape == (3, 51), "cut to the window"
+
+
+def test_the_loss_is_the_mean_and_its_gradient_raises_the_events(tiny: Recommender) -> None:
+    batch = online_batch(tiny, [UserUpdate(at(1, "i1"), at(2, "i2", "i3")), UserUpdate([], at(2, "i4"))])
+    optimizer = torch.optim.SGD(tiny.model.parameters(), lr=0.1)
+    loss, before = online_loss(tiny, batch)
+    own = before[batch.event_row, batch.target]
+    assert loss.item() == pytest.approx(-own.mean().item())
+    loss.backward()
+    optimizer.step()
+    _, after = online_loss(tiny, batch)
+    assert (after[batch.event_row, batch.target] > own).all()
+
+
+def test_training_repeats_bit_for_bit(items: list[Item]) -> None:
+    torch.set_num_threads(1)
+
+    def train() -> dict[str, torch.Tensor]:
+        recommender = preset_recommender("tiny", items, seed=3)
+        optimizer = torch.optim.AdamW(recommender.model.parameters(), lr=1e-2)
+        for step in range(20):
+            users = [UserUpdate(at(step, f"i{(step + n) % 20}"), at(step + 1, f"i{n}")) for n in range(8)]
+            loss, _ = online_loss(recommender, online_batch(recommender, users))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return checkpoint_tensors(recommender.model)
+
+    first, second = train(), train()
+    assert all(torch.equal(first[name], second[name]) for name in first)
