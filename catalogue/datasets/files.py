@@ -88,9 +88,9 @@ class Found:
         actual = hashlib.sha256(data).hexdigest()
         if actual != expected:
             raise ChecksumMismatch(
-                f"{self.place / name} is not the {self.layout.origin} file: sha256 {actual}, expected {expected}. "
-                "Remove it and fetch or copy the original again; an edited or re-encoded copy is refused, "
-                "since results on it could not be compared."
+                f"{self.place / name} is not the recorded file ({self.layout.origin}): sha256 {actual}, expected "
+                f"{expected}. Put the original in its place, or remove it and have it fetched again; an edited or "
+                "re-encoded copy is refused, since results on it could not be compared."
             )
         return data
 

