@@ -1,0 +1,1 @@
+"""Quality, proved: baselines, the offline and the prequential protocol, and the tables they print."""
