@@ -95,12 +95,14 @@ class LiveVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     Attributes:
         previous_version: what a roll-back returns to; None for the first.
         committed_at: wall clock, unix seconds.
+        paused: an operator holds the rollout at this version; a restarted gateway must not go past it.
     """
 
     model: ModelName
     version: Version
     committed_at: float
     previous_version: Version | None = None
+    paused: bool = False
     schema_version: Literal[1] = 1
 
 
