@@ -20,6 +20,7 @@ Handler = Callable[[Sequence[Record]], None]
 _POLL_RECORDS = 2000
 _POLL_SECONDS = 0.25
 _PROBE_SECONDS = 1.0
+_NOT_REACHED = "not reached yet"
 _logger = structlog.get_logger("slipstream.gateway.log")
 
 
@@ -28,7 +29,7 @@ class LogHealth:
 
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
-        self._problem: str | None = "not reached yet"
+        self._problem: str | None = _NOT_REACHED
 
     @property
     def problem(self) -> str | None:
@@ -44,7 +45,7 @@ class LogHealth:
 
     def down(self, problem: str) -> None:
         """The log has just failed to answer."""
-        if self._problem is None:
+        if self._problem in (None, _NOT_REACHED):
             _logger.warning("log_down", problem=problem)
         self._problem = problem
         self._metrics.log_up.set(0)

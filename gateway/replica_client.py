@@ -48,7 +48,7 @@ class Replica:
         self.url = url.rstrip("/")
         self.name = self.url.partition("://")[2]
         self.status: ReplicaStatus | None = None
-        self.problem: str | None = "not reached yet"
+        self.problem: str | None = f"{self.name}: not reached yet"
         self.in_flight = 0
         self.swapping = False
         self._misses = 0
@@ -75,7 +75,7 @@ class Replica:
             return
         self._misses = 0
         self.status = status
-        self.problem = None if status.state in _ANSWERS else f"{status.state}: {status.reason}".rstrip(": ")
+        self.problem = None if status.state in _ANSWERS else f"{self.name}: {status.state}: {status.reason}".rstrip(": ")
 
     async def rank(self, request: RankRequest, timeout_seconds: float) -> RankAnswer:
         """One recommendation.

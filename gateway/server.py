@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,6 +21,17 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def run(gateway: Gateway, host: str, port: int, admin_port: int | None, admin_token: str) -> None:
+    """`serve` in an event loop of its own, uvloop where it is installed."""
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        new_loop = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(serve(gateway, host, port, admin_port, admin_token))
 
 
 async def serve(gateway: Gateway, host: str, port: int, admin_port: int | None, admin_token: str) -> None:

@@ -111,7 +111,7 @@ class Gateway:
         if not self.tail.caught_up(EVENTS):
             problems["histories"] = f"rebuilding from the log: {len(self.histories)} users so far"
         if not self.pool.usable:
-            problems["replicas"] = "; ".join(f"{r.name}: {r.problem}" for r in self.pool.replicas)
+            problems["replicas"] = "; ".join(replica.problem or "" for replica in self.pool.replicas)
         if any(task.done() for task in self._tasks):
             problems["rollout"] = "the rollout has ended: restart the gateway, its log says why"
         return problems

@@ -39,3 +39,11 @@ class GatewaySettings:
     status_timeout_seconds: float = 2.0
     swap_timeout_seconds: float = 60.0
     shutdown_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: no replica, one named twice, or an address that is no URL."""
+        if not self.replicas or len(set(self.replicas)) != len(self.replicas):
+            raise ValueError(f"replicas {list(self.replicas)}: name at least one, and each once")
+        for url in self.replicas:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"replica {url!r} is not a URL: write http://HOST:PORT")
