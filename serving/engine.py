@@ -6,6 +6,7 @@ Implementations: `serving.vllm_engine.VllmEngine` (vLLM's AsyncLLM, any tensor Ã
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class EngineSettings:
         dtype: `float32` or `bfloat16`.
         max_num_seqs: recommendations in one engine step.
         cpu_cores: cores for this engine's workers on a CPU, e.g. `0` or `0|1`; empty leaves it to the engine.
+        prefix_caching: whether a prompt's key-value cache is kept for the next that begins alike.
     """
 
     model_dir: Path
@@ -44,6 +46,7 @@ class EngineSettings:
     dtype: str = "float32"
     max_num_seqs: int = 64
     cpu_cores: str = ""
+    prefix_caching: bool = False
 
 
 class Engine(ABC):
@@ -87,6 +90,10 @@ class Engine(ABC):
     @abstractmethod
     async def close(self) -> None:
         """End the engine's processes. Idempotent."""
+
+    async def wait_lost(self) -> str:
+        """Returns, with the reason, when the engine can't serve any more; until then it waits."""
+        return await asyncio.get_running_loop().create_future()
 
     @property
     @abstractmethod
