@@ -17,6 +17,7 @@ from streams.broker import BrokerFailed, die_with_parent, end_process, free_port
 MINIMUM_JAVA = 17
 _CLUSTER_ID = "c2xpcHN0cmVhbS10ZXN0cw"
 
+# A node that was killed may register again only once its old session has ended: 9 s by default, 3 s here.
 _SERVER_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -38,6 +39,8 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=16777216

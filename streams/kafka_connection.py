@@ -24,8 +24,9 @@ _REFUSED = (
 def connect(client_class: Callable[..., Client], config: Mapping[str, Any]) -> Client:
     """`client_class(**config)`, connected.
 
-    kafka-python 3.0.12 leaves an IO thread and its sockets behind when the first connection fails (seen: one
-    thread for each attempt), so the network client of a failed attempt is closed here.
+    Two mends of kafka-python 3.0.12 as it was seen: it leaves an IO thread behind for each first connection that
+    fails, so the network client of a failed attempt is closed here; and it loses `allow_auto_create_topics` on the way
+    to the request that creates them, so that asking for a misspelt topic would make it.
 
     Raises:
         LogUnavailable: no broker answered within `bootstrap_timeout_ms`.
@@ -33,8 +34,10 @@ def connect(client_class: Callable[..., Client], config: Mapping[str, Any]) -> C
     opened: list[KafkaNetClient] = []
 
     def network_client(**arguments: Any) -> KafkaNetClient:
-        opened.append(KafkaNetClient(**arguments))
-        return opened[-1]
+        client = KafkaNetClient(**arguments)
+        client.cluster.config["allow_auto_create_topics"] = False
+        opened.append(client)
+        return client
 
     try:
         return client_class(**config, kafka_client=network_client)

@@ -25,6 +25,7 @@ class TopicProbe:
         self._settings = settings
         self._admin: KafkaAdminClient | None = None
         self._lock = threading.Lock()
+        self._closed = False
 
     def partitions(self, topic: str) -> list[Partition]:
         """See `EventLog.partitions`."""
@@ -41,6 +42,8 @@ class TopicProbe:
 
     def _describe(self, topic: str) -> dict[str, Any]:
         """Ask until an answer comes: right after an outage kafka-python says for a moment that it has no node."""
+        if self._closed:
+            raise LogUnavailable("the log is closed")
         if self._admin is None:
             patience = {"request_timeout_ms": round(self._settings.connect_timeout_seconds * 1000)}
             self._admin = connect(KafkaAdminClient, self._settings.common() | patience)
@@ -54,6 +57,7 @@ class TopicProbe:
     def close(self) -> None:
         """Disconnect. Idempotent."""
         with self._lock:
+            self._closed = True
             if self._admin is not None:
                 self._admin.close()
                 self._admin = None
@@ -71,6 +75,7 @@ class OffsetProbe:
         self._settings = settings
         self._consumer: KafkaConsumer | None = None
         self._lock = threading.Lock()
+        self._closed = False
 
     def begin_offsets(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """See `EventLog.begin_offsets`."""
@@ -102,6 +107,8 @@ class OffsetProbe:
 
     def _ask(self, what: str, question: Callable[[KafkaConsumer], Answer]) -> Answer:
         with self._lock:
+            if self._closed:
+                raise LogUnavailable("the log is closed")
             if self._consumer is None:
                 self._consumer = connect(KafkaConsumer, self._config())
             try:
@@ -124,6 +131,7 @@ class OffsetProbe:
     def close(self) -> None:
         """Disconnect. Idempotent."""
         with self._lock:
+            self._closed = True
             if self._consumer is not None:
                 self._consumer.close(autocommit=False, timeout_ms=1000)
                 self._consumer = None

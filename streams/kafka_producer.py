@@ -100,7 +100,10 @@ class BoundedProducer:
             sent = producer.send(
                 record.topic, record.value, record.key, list(record.headers), partition=record.partition
             )
-        except (KafkaError, ValueError) as error:
+        except ValueError as error:
+            self._fail(record, RecordRefused(f"sending to {record.topic}: {error}"))
+            return
+        except KafkaError as error:
             self._fail(record, translate(error, f"sending to {record.topic}"))
             return
 

@@ -72,7 +72,6 @@ class KafkaSettings:
             "compression_type": None if self.compression == "none" else self.compression,
             "delivery_timeout_ms": _milliseconds(self.delivery_timeout_seconds),
             "max_block_ms": _milliseconds(self.connect_timeout_seconds),
-            "allow_auto_create_topics": False,
             "metrics_enabled": False,
         }
 
@@ -83,7 +82,6 @@ class KafkaSettings:
             "enable_auto_commit": False,
             "auto_offset_reset": "none",
             "isolation_level": "read_committed",
-            "allow_auto_create_topics": False,
             "metrics_enabled": False,
         }
 

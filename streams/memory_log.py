@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+
+from kafka.partitioner.default import murmur2
 
 from streams.event_log import (
     EventLog,
@@ -25,15 +26,20 @@ from streams.event_log import (
 class MemoryStore:
     """What several connections share: the records of each partition and who holds each transactional id."""
 
-    topics: dict[str, int]
+    topics: dict[str, int] = field(default_factory=dict)
     records: dict[Partition, list[Record]] = field(default_factory=dict)
     holders: dict[str, object] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
         for topic, count in self.topics.items():
-            for number in range(count):
-                self.records[Partition(topic, number)] = []
+            self.add_topic(topic, count)
+
+    def add_topic(self, topic: str, partitions: int) -> None:
+        """Make an empty topic."""
+        self.topics[topic] = partitions
+        for number in range(partitions):
+            self.records[Partition(topic, number)] = []
 
 
 class MemoryEventLog(EventLog):
@@ -66,7 +72,7 @@ class MemoryEventLog(EventLog):
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None
     ) -> Position:
         count = len(self.partitions(topic))
-        number = partition if partition is not None else zlib.crc32(key or b"") % count
+        number = partition if partition is not None else (murmur2(key or b"") & 0x7FFFFFFF) % count
         records = self._store.records[Partition(topic, number)]
         records.append(Record(topic, number, len(records), key, value, time.time(), headers))
         self._store.changed.notify_all()
