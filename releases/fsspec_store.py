@@ -34,9 +34,12 @@ class FsspecReleaseStore(ReleaseStore):
 
     @stamina.retry(on=FileExistsError, attempts=20, timeout=30, wait_initial=0.01, wait_max=1)
     def acquire_epoch(self, model: str) -> int:
-        epoch = self._highest_epoch(model) + 1
+        epoch = self.highest_epoch(model) + 1
         self._files.create(_epoch_path(model, epoch), b"")
         return epoch
+
+    def highest_epoch(self, model: str) -> int:
+        return max((int(name) for name in self._files.names(f"{_folder(model)}/epochs")), default=0)
 
     def publish(self, manifest: ReleaseManifest, tensors: Mapping[str, RawTensor]) -> str:
         model, version = manifest.model, manifest.version
@@ -120,17 +123,14 @@ class FsspecReleaseStore(ReleaseStore):
         The live writer's newest may be on its way, so of the highest epoch only what lies below the newest version
         goes.
         """
-        highest, newest = self._highest_epoch(model), max(versions, default=0)
+        highest, newest = self.highest_epoch(model), max(versions, default=0)
         for name in self._files.names(f"{_folder(model)}/tensors"):
             version, epoch = (int(part) for part in name.removesuffix(".safetensors").split("-e"))
             if version not in versions and (epoch < highest or version < newest):
                 self._files.remove(f"{_folder(model)}/tensors/{name}")
 
-    def _highest_epoch(self, model: str) -> int:
-        return max((int(name) for name in self._files.names(f"{_folder(model)}/epochs")), default=0)
-
     def _refuse_replaced(self, manifest: ReleaseManifest) -> None:
-        highest = self._highest_epoch(manifest.model)
+        highest = self.highest_epoch(manifest.model)
         if manifest.epoch != highest:
             raise WriterReplaced(
                 f"{manifest.model}: this writer's epoch is {manifest.epoch}, the store's {highest}; "

@@ -29,6 +29,10 @@ class ReleaseStore(ABC):
         """Become the writer: a number higher than every earlier one. Every earlier writer is replaced."""
 
     @abstractmethod
+    def highest_epoch(self, model: str) -> int:
+        """The epoch that may publish; 0 before any writer."""
+
+    @abstractmethod
     def publish(self, manifest: ReleaseManifest, tensors: Mapping[str, RawTensor]) -> str:
         """Write a release whole: tensors first, the manifest last; readers see all of it or none.
 

@@ -1,0 +1,127 @@
+"""Reading the events topic: what waits, which batch comes next, and the records of a batch."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+
+from contracts import topics
+from online_trainer.plan import BatchPlan, share_out
+from streams.event_log import EventLog, Partition, Record
+
+_POLL_SECONDS = 0.05
+_POLL_RECORDS = 1000
+_LAG_SECONDS = 1.0
+
+
+class Intake:
+    """One reader over the assigned partitions.
+
+    A plan takes `batch_events` offsets as soon as so many wait, or what there is once the oldest has waited for
+    `linger_seconds`. While a backlog lasts, plans depend on the log's ends alone and not on what has been fetched, so
+    that they are the same on every run.
+
+    Args:
+        start: partition → next offset.
+        stop_at_end: take the log's ends as they are now for the last; linger for nothing.
+    """
+
+    def __init__(
+        self, log: EventLog, start: Mapping[int, int], batch_events: int, linger_seconds: float, stop_at_end: bool
+    ) -> None:
+        self.offsets = dict(start)
+        """Partition → first offset that no plan has taken."""
+        self._log = log
+        self._batch_events = batch_events
+        self._linger_seconds = linger_seconds
+        self._stop_at_end = stop_at_end
+        self._partitions = {number: Partition(topics.EVENTS, number) for number in sorted(start)}
+        self._reader = log.open_reader({self._partitions[number]: offset for number, offset in start.items()})
+        self._fetched: dict[int, deque[Record]] = {number: deque() for number in self._partitions}
+        self._ends: dict[int, int] = {}
+        self._ends_at = 0.0
+        self._waiting_since: float | None = None
+        self.refresh_ends()
+
+    @property
+    def lag_events(self) -> int:
+        """Offsets that wait, as far as is known (at most a second old)."""
+        return sum(self._available().values())
+
+    @property
+    def exhausted(self) -> bool:
+        """With `stop_at_end`: every offset up to the end has been planned."""
+        return self._stop_at_end and not self.lag_events
+
+    def plan(self, number: int, timeout_seconds: float) -> BatchPlan | None:
+        """The next batch's plan, or None when none was due within about `timeout_seconds`. Raises LogUnavailable."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self._is_due():
+            if time.monotonic() >= deadline or self.exhausted:
+                return None
+            self._fetch()
+        shares = share_out(self._available(), self._batch_events)
+        self._waiting_since = None
+        return BatchPlan(
+            number=number,
+            ranges={p: (self.offsets[p], self.offsets[p] + share) for p, share in shares.items()},
+        )
+
+    def collect(self, plan: BatchPlan) -> list[Record]:
+        """The records of a plan, by partition, then offset; blocks until they are there.
+
+        Raises:
+            LogUnavailable: call again, nothing is lost.
+        """
+        while any(self._reader.position(self._partitions[p]) < end for p, (_, end) in plan.ranges.items()):
+            self._fetch()
+        records = []
+        for partition, (_, end) in sorted(plan.ranges.items()):
+            fetched = self._fetched[partition]
+            while fetched and fetched[0].offset < end:
+                records.append(fetched.popleft())
+        self.offsets = plan.advanced(self.offsets)
+        return records
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """Read on from other offsets of the same partitions."""
+        for number, partition in self._partitions.items():
+            self.offsets[number] = offsets[number]
+            self._fetched[number].clear()
+            self._reader.seek(partition, offsets[number])
+
+    def refresh_ends(self) -> None:
+        """Ask for the log's ends, at most once a second; once only with `stop_at_end`. Raises LogUnavailable."""
+        now = time.monotonic()
+        if self._ends and (self._stop_at_end or now - self._ends_at < _LAG_SECONDS):
+            return
+        ends = self._log.end_offsets(list(self._partitions.values()))
+        self._ends = {partition.partition: end for partition, end in ends.items()}
+        self._ends_at = now
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._reader.close()
+
+    def _available(self) -> dict[int, int]:
+        """Partition → offsets known to exist and not yet planned."""
+        known = self._ends
+        if not self._stop_at_end:
+            known = {n: max(end, self._reader.position(self._partitions[n])) for n, end in self._ends.items()}
+        return {number: max(0, end - self.offsets[number]) for number, end in known.items()}
+
+    def _is_due(self) -> bool:
+        waiting = self.lag_events
+        if waiting >= self._batch_events or (waiting and self._stop_at_end):
+            return True
+        if not waiting:
+            self._waiting_since = None
+            return False
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+        return time.monotonic() - self._waiting_since >= self._linger_seconds
+
+    def _fetch(self) -> None:
+        for record in self._reader.poll(_POLL_RECORDS, _POLL_SECONDS):
+            self._fetched[record.partition].append(record)

@@ -1,0 +1,148 @@
+"""Publishing: a committed checkpoint becomes a release in the store and an announcement on Kafka."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+from torch import Tensor
+
+from contracts import topics, wire
+from contracts.release import LiveVersion, ReleaseAnnouncement, ReleaseKind, ReleaseManifest, live_key
+from online_trainer.checkpoint import CheckpointState
+from online_trainer.fault_points import FaultPoint, reach
+from online_trainer.tensors import to_raw
+from releases.bundle import RawTensor
+from releases.store import ReleaseStore, WriterReplaced
+from streams.catch_up import newest_by_key
+from streams.event_log import EventLog, LogUnavailable, WriterFenced
+
+_RETENTION_SLACK = 10
+_RECLAIM_SECONDS = 30.0
+_log = structlog.get_logger(__name__)
+
+
+class Publisher:
+    """The one writer of a model's releases.
+
+    A trainer is replaced by whoever acquires a later epoch in the store. The store refuses the old one's releases, and
+    the transactional id (one a model) its announcements. Kafka's client may also lose the id when a broker fails; the
+    store's epoch then tells the two apart, and a trainer that is still the writer claims the id anew.
+
+    Retention: the newest `keep_releases` (up to ten more between two removals), the live version and the one that a
+    roll-back returns to.
+
+    Args:
+        connect: opens a connection of the publisher's own for announcements.
+    """
+
+    def __init__(self, model: str, store: ReleaseStore, connect: Callable[[], EventLog], keep_releases: int) -> None:
+        self._model = model
+        self._store = store
+        self._connect = connect
+        self._log = connect()
+        self._keep_releases = keep_releases
+        self._epoch = 0
+        self._next_reclaim = 0.0
+
+    def take_over(self) -> int:
+        """Become the model's writer. Returns `newest`."""
+        self._epoch = self._store.acquire_epoch(self._model)
+        reach(FaultPoint.START_EPOCH_ACQUIRED)
+        return self.newest()
+
+    def newest(self) -> int:
+        """The newest version in the store, 0 when there is none."""
+        return max(self._store.versions(self._model), default=0)
+
+    def has_published(self, state: CheckpointState, weights: Mapping[str, Tensor]) -> bool:
+        """Whether the store's release of `state.version` holds these very weights."""
+        if state.version not in self._store.versions(self._model):
+            return False
+        entries = {name: raw.entry() for name, raw in to_raw(weights).items()}
+        return self._store.manifest(self._model, state.version).tensors == entries
+
+    def publish(self, state: CheckpointState, weights: Mapping[str, Tensor]) -> int:
+        """Write the release and announce it; returns its tensor bytes.
+
+        Raises:
+            WriterReplaced: another trainer is the writer now. VersionTaken: see `ReleaseStore.publish`. OSError: the
+                store can't be written. LogUnavailable: it is in the store and not announced.
+        """
+        tensors = to_raw(weights)
+        sha256 = self._store.publish(self._manifest(state, tensors), tensors)
+        reach(FaultPoint.PUBLISH_STORED)
+        self._announce(state.version, sha256)
+        self._remove_old()
+        return sum(len(raw.data) for raw in tensors.values())
+
+    def announce(self, version: int) -> None:
+        """Announce a release that the store has. Raises WriterReplaced or LogUnavailable."""
+        manifest = self._store.manifest(self._model, version)
+        self._announce(version, hashlib.sha256(wire.encode(manifest)).hexdigest())
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._log.close()
+
+    def _manifest(self, state: CheckpointState, tensors: Mapping[str, RawTensor]) -> ReleaseManifest:
+        return ReleaseManifest(
+            model=self._model,
+            version=state.version,
+            kind=ReleaseKind.FULL,
+            epoch=self._epoch,
+            created_at=time.time(),
+            tensors={name: raw.entry() for name, raw in tensors.items()},
+            offsets=state.offsets,
+            watermark=state.watermark,
+            events_trained=state.events_trained,
+        )
+
+    def _announce(self, version: int, sha256: str) -> None:
+        message = ReleaseAnnouncement(model=self._model, version=version, epoch=self._epoch, manifest_sha256=sha256)
+        record = (topics.RELEASES, self._model.encode(), wire.encode(message))
+        try:
+            self._log.produce_transaction(self._transactional_id, [record])
+        except WriterFenced as fenced:
+            self._reclaim(fenced)
+            self._log.produce_transaction(self._transactional_id, [record])
+        reach(FaultPoint.PUBLISH_ANNOUNCED)
+
+    @property
+    def _transactional_id(self) -> str:
+        return f"slipstream-trainer-{self._model}"
+
+    def _reclaim(self, fenced: WriterFenced) -> None:
+        """Connect anew when the store says that nobody has taken over. Raises WriterReplaced or LogUnavailable."""
+        highest = self._store.highest_epoch(self._model)
+        if highest != self._epoch:
+            raise WriterReplaced(
+                f"{self._model}: announcing was refused ({fenced}), this writer's epoch is {self._epoch}, the store's "
+                f"{highest}; another trainer has taken over, stop this one"
+            ) from fenced
+        if time.monotonic() < self._next_reclaim:
+            raise LogUnavailable(
+                f"{self._transactional_id} was lost again within {_RECLAIM_SECONDS} s ({fenced}); if another trainer "
+                "publishes this model into another store, stop one of them"
+            ) from fenced
+        self._next_reclaim = time.monotonic() + _RECLAIM_SECONDS
+        _log.warning("transactional_id_reclaimed", model=self._model, reason=str(fenced))
+        self._log.close()
+        self._log = self._connect()
+
+    def _remove_old(self) -> None:
+        if len(self._store.versions(self._model)) < self._keep_releases + _RETENTION_SLACK:
+            return
+        removed = self._store.remove_old(self._model, self._keep_releases, self._served())
+        _log.info("releases_removed", versions=removed)
+        reach(FaultPoint.PUBLISH_OLD_REMOVED)
+
+    def _served(self) -> frozenset[int]:
+        """The live version and the one before it."""
+        record = newest_by_key(self._log, topics.RELEASES).get(live_key(self._model).encode())
+        if record is None or record.value is None:
+            return frozenset()
+        live = wire.decode(record.value, LiveVersion)
+        return frozenset({live.version, *([live.previous_version] if live.previous_version else [])})

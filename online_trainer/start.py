@@ -1,0 +1,121 @@
+"""Starting a trainer: for the first time, or again after whatever ended the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from contracts import topics
+from online_trainer.admission import Admission
+from online_trainer.fault_points import FaultPoint, reach
+from online_trainer.intake import Intake
+from online_trainer.journal import Beginning, Journal
+from online_trainer.learner import Learner
+from online_trainer.metrics import TrainerMetrics
+from online_trainer.patience import Patience
+from online_trainer.progress import Progress
+from online_trainer.publisher import Publisher
+from online_trainer.settings import TrainerSettings, resolve_train_from
+from online_trainer.state import StateFolder
+from online_trainer.trainer import Trainer
+from online_trainer.warm_up import warm_up
+from recommender.loading import Recommender
+from releases.store import ReleaseStore
+from streams.event_log import EventLog
+
+_log = structlog.get_logger(__name__)
+
+
+class StateDoesNotFit(Exception):
+    """The state folder belongs to another model or another log."""
+
+
+def start_trainer(
+    settings: TrainerSettings,
+    recommender: Recommender,
+    connect: Callable[[], EventLog],
+    store: ReleaseStore,
+    metrics: TrainerMetrics,
+    patience: Patience,
+) -> Trainer:
+    """A trainer that stands where the last one was committed, is the model's writer and has announced its version.
+
+    The first start fills the histories and publishes the model's own weights, as version 1 in a new store.
+
+    Args:
+        connect: opens a connection to the log; called twice, and again after a lost transactional id.
+
+    Raises:
+        StateInUse, JournalDamaged: see `StateFolder`. StateDoesNotFit, ValueError: the text says what to do.
+        WriterReplaced: yet another trainer has taken over meanwhile. Stopped: while the log was away.
+    """
+    state = StateFolder(settings.state)
+    learner = Learner(recommender, settings.recipe)
+    log = connect()
+    publisher = Publisher(settings.model, store, connect, settings.keep_releases)
+    admission = Admission(log, recommender.vocabulary.index, metrics)
+    beginning = patience.wait_for(lambda: _beginning(settings, state.journal, log))
+    newest = publisher.take_over()
+    progress = Progress(state, learner, settings.history_events, settings.dedupe_events)
+    if progress.committed is None:
+        _first_start(beginning, progress, log, admission, patience, newest + 1)
+    else:
+        reach(FaultPoint.START_RESTORED)
+        _log.info("restored", version=progress.committed.version, plans_applied=progress.plans_applied)
+    intake = patience.wait_for(lambda: _open_intake(settings, progress, log))
+    trainer = Trainer(settings, state, learner, progress, intake, admission, publisher, metrics, patience, log)
+    trainer.publish()
+    reach(FaultPoint.START_ANNOUNCED)
+    return trainer
+
+
+def _beginning(settings: TrainerSettings, journal: Journal, log: EventLog) -> Beginning:
+    """Where training begins, decided once and journalled before anything is read."""
+    if (found := journal.beginning) is not None:
+        if found.model != settings.model:
+            raise StateDoesNotFit(
+                f"{settings.state} holds the state of model {found.model}, not {settings.model}; "
+                "give each model a folder of its own"
+            )
+        return found
+    partitions = log.partitions(topics.EVENTS)
+    begins = {partition.partition: offset for partition, offset in log.begin_offsets(partitions).items()}
+    ends = {partition.partition: offset for partition, offset in log.end_offsets(partitions).items()}
+    beginning = Beginning(
+        model=settings.model,
+        history_from=begins,
+        train_from=resolve_train_from(settings.train_from, begins, ends),
+    )
+    if not journal.append(beginning):
+        raise OSError(f"{settings.state}: the disk is full; a trainer can't start without its journal")
+    reach(FaultPoint.START_JOURNAL_BEGUN)
+    return beginning
+
+
+def _first_start(
+    beginning: Beginning, progress: Progress, log: EventLog, admission: Admission, patience: Patience, version: int
+) -> None:
+    """Fill the histories, commit the model's own weights."""
+    patience.wait_for(
+        lambda: warm_up(log, beginning, admission, progress.start_over(beginning.train_from), progress.history)
+    )
+    reach(FaultPoint.START_WARMED_UP)
+    progress.commit(version)
+    _log.info("first_start", version=version, train_from=beginning.train_from)
+
+
+def _open_intake(settings: TrainerSettings, progress: Progress, log: EventLog) -> Intake:
+    """A reader behind the checkpoint. Partitions that the topic has got since are read from their beginning."""
+    partitions = log.partitions(topics.EVENTS)
+    begins, ends = log.begin_offsets(partitions), log.end_offsets(partitions)
+    start = {}
+    for partition in partitions:
+        offset = start[partition.partition] = progress.offsets.get(partition.partition, begins[partition])
+        if not begins[partition] <= offset <= ends[partition]:
+            raise StateDoesNotFit(
+                f"{settings.state} goes on at offset {offset} of {partition.topic}[{partition.partition}], which "
+                f"holds {begins[partition]} to {ends[partition]}; this is another log, or its records have expired"
+            )
+    progress.offsets = start
+    return Intake(log, start, settings.batch_events, settings.linger_seconds, settings.stop_at_end)

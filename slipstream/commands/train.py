@@ -1,0 +1,158 @@
+"""`slipstream train`: the online trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from online_trainer.metrics import TrainerMetrics
+    from online_trainer.patience import Patience
+    from online_trainer.settings import TrainerSettings
+
+REPLACED, UNFIT, BUSY = 3, 4, 5
+"""Exit codes: another trainer took over; the state, model or log do not fit; the state folder is in use."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train")(train)
+
+
+def train(
+    model: Annotated[str, typer.Option(help="The name to publish under.")],
+    model_dir: Annotated[Path, typer.Option(metavar="DIR", help="The pre-trained model's folder.")],
+    kafka: Annotated[str, typer.Option(envvar="SLIPSTREAM_KAFKA", metavar="HOST:PORT", help="The Kafka broker.")],
+    releases: Annotated[str, typer.Option(metavar="URL", help="The release store: a folder, s3://…, gs://…")],
+    state: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoints, journal and ledger; one trainer's own.")],
+    train_from: Annotated[
+        str,
+        typer.Option(
+            metavar="begin|end|OFFSETS",
+            help="First start: where training begins; events before only fill histories. OFFSETS is a JSON object of "
+            "partition to offset.",
+        ),
+    ] = "end",
+    batch_events: Annotated[int, typer.Option(help="A batch closes at so many waiting events …")] = 64,
+    linger_seconds: Annotated[float, typer.Option(help="… or once the oldest has waited so long.")] = 0.2,
+    publish_seconds: Annotated[float, typer.Option(help="A release at most every so often; 0: not by time.")] = 2.0,
+    publish_events: Annotated[int, typer.Option(help="A release every so many events; 0: not by count.")] = 0,
+    keep_releases: Annotated[int, typer.Option(help="Newest releases kept, beside those in service.")] = 100,
+    history_events: Annotated[int, typer.Option(help="Last events kept of each user.")] = 1000,
+    dedupe_events: Annotated[int, typer.Option(help="Event ids remembered in each partition.")] = 50_000,
+    learning_rate: Annotated[float | None, typer.Option(help="AdamW's; the measured default without.")] = None,
+    stop_at_end: Annotated[bool, typer.Option("--stop-at-end", help="End at the log's present end.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="torch threads; the same at every start, for the same bits.")] = 1,
+    nice: Annotated[int, typer.Option(min=0, max=19, help="How far to give way to serving on the same cores.")] = 10,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus endpoint; 0: none.")] = 0,
+    metrics_host: Annotated[str, typer.Option(help="Address of the Prometheus endpoint.")] = "127.0.0.1",
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Learn from the event log and publish releases, until SIGTERM.
+
+    Exit codes: 0 after SIGTERM or at the log's end, 3 when another trainer has taken over, 4 when state, model or log
+    do not fit one another, 5 when another trainer runs on --state.
+    """
+    import os
+
+    from slipstream import logs
+
+    logs.configure(log_level)
+    os.nice(nice)
+    settings = _settings(
+        model=model,
+        state=state,
+        train_from=train_from,
+        batch_events=batch_events,
+        linger_seconds=linger_seconds,
+        publish_seconds=publish_seconds,
+        publish_events=publish_events,
+        keep_releases=keep_releases,
+        history_events=history_events,
+        dedupe_events=dedupe_events,
+        stop_at_end=stop_at_end,
+        learning_rate=learning_rate,
+    )
+    from online_trainer.metrics import TrainerMetrics
+    from online_trainer.patience import Patience
+
+    metrics = TrainerMetrics()
+    patience = Patience(metrics)
+    _end_on_signals(patience)
+    if metrics_port:
+        from prometheus_client import start_http_server
+
+        start_http_server(metrics_port, metrics_host, metrics.registry)
+    raise typer.Exit(_run(settings, model_dir, kafka, releases, threads, metrics, patience))
+
+
+def _settings(train_from: str, learning_rate: float | None, **given: object) -> TrainerSettings:
+    import msgspec
+
+    from contracts.release import ModelName
+    from online_trainer.learner import Recipe
+    from online_trainer.settings import TrainerSettings, parse_train_from
+
+    recipe = Recipe() if learning_rate is None else Recipe(learning_rate=learning_rate)
+    try:
+        msgspec.convert(given["model"], ModelName)
+        return TrainerSettings(train_from=parse_train_from(train_from), recipe=recipe, **given)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _end_on_signals(patience: Patience) -> None:
+    import signal
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: patience.stop())
+
+
+def _run(
+    settings: TrainerSettings,
+    model_dir: Path,
+    kafka: str,
+    releases: str,
+    threads: int,
+    metrics: TrainerMetrics,
+    patience: Patience,
+) -> int:
+    """Train to the end; the exit code."""
+    import torch
+
+    from online_trainer.journal import JournalDamaged
+    from online_trainer.patience import Stopped
+    from online_trainer.start import StateDoesNotFit, start_trainer
+    from online_trainer.state import StateInUse
+    from recommender.loading import load_recommender
+    from releases.fsspec_store import FsspecReleaseStore
+    from releases.store import WriterReplaced
+    from streams.kafka_log import KafkaEventLog
+
+    torch.set_num_threads(threads)
+    try:
+        store = FsspecReleaseStore(releases)
+        recommender = load_recommender(model_dir)
+        trainer = start_trainer(
+            settings, recommender, lambda: KafkaEventLog(kafka, client_id="slipstream-train"), store, metrics, patience
+        )
+        try:
+            trainer.run()
+        finally:
+            trainer.close()
+    except Stopped:
+        return 0
+    except WriterReplaced as error:
+        return _refuse(error, REPLACED)
+    except StateInUse as error:
+        return _refuse(error, BUSY)
+    except (StateDoesNotFit, JournalDamaged, ValueError, FileNotFoundError) as error:
+        return _refuse(error, UNFIT)
+    return 0
+
+
+def _refuse(error: Exception, code: int) -> int:
+    typer.echo(f"slipstream train: {error}", err=True)
+    return code
