@@ -68,9 +68,14 @@ class Prompt:
         return self.template.window
 
     @property
+    def stride(self) -> int:
+        """Tokens an item takes, its separator included."""
+        return 1 + len(self.template.separator)
+
+    @property
     def max_tokens(self) -> int:
         """Length of the longest prompt."""
-        return len(self.template.prefix) + self.window * (1 + len(self.template.separator))
+        return len(self.template.prefix) + self.window * self.stride
 
     def tokens(self, history: Iterable[str]) -> list[int]:
         """Token ids for item ids, oldest first: unknown items passed over, the last `window` kept.
@@ -90,4 +95,4 @@ class Prompt:
 
     def state_position(self, num_before: int) -> int:
         """Position whose state predicts the next item after `num_before` items (within the window)."""
-        return len(self.template.prefix) + num_before * (1 + len(self.template.separator)) - 1
+        return len(self.template.prefix) + num_before * self.stride - 1

@@ -1,0 +1,150 @@
+"""Pre-training: windows hold every event once, a killed run ends bit for bit the same, and the model learns."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from catalogue.datasets.dataset import Rows, build
+from catalogue.replay import Timeline, timeline
+from contracts.item import Item
+from recommender.dropout import residual_dropout
+from recommender.initialise import preset_recommender
+from recommender.loading import Recommender, checkpoint_tensors
+from recommender.pretrain import CHECKPOINT, Pretrainer, Progress, pretrain
+from recommender.recipe import PretrainSettings
+from recommender.scoring import score_histories
+from recommender.windows import PastEvents, window_batch, window_loss
+
+SETTINGS = PretrainSettings(epochs=3, batch_rows=4, warmup_steps=5)
+
+
+@pytest.fixture(scope="module")
+def past(items: list[Item]) -> Timeline:
+    """Users who walk up the catalogue, two items an instant; user 0 has a history longer than a window."""
+    users, taken, times = [], [], []
+    for user in range(12):
+        for step in range(130 if user == 0 else 3 + 2 * user):
+            users.append(f"u{user}")
+            taken.append(f"i{(user + step) % 20}")
+            times.append(user * 1000 + step // 2)
+    return timeline(build("walk", "click", items, Rows(users, taken, np.array(times, np.int64))), seed=0)
+
+
+def killed_after(steps: int) -> object:
+    """An `on_step` that dies like a killed process: nothing after it runs."""
+
+    def on_step(progress: Progress) -> None:
+        if progress.step == steps:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+def test_windows_hold_every_event_once_and_keep_the_order_of_blocks(tiny: Recommender, past: Timeline) -> None:
+    events = PastEvents(tiny, past)
+    block_of = {}
+    for user, item, block in zip(events.user.tolist(), events.item.tolist(), events.block.tolist(), strict=True):
+        block_of.setdefault((user, item), []).append(block)
+    first, second = (events.windows(50, np.random.default_rng(seed)) for seed in (0, 1))
+    for windows in (first, second):
+        assert max(map(len, windows)) <= 50
+        assert sorted(np.concatenate(windows).tolist()) == sorted(events.item.tolist())
+    again = events.windows(50, np.random.default_rng(0))
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    # Users 1 to 8 have fewer items than the catalogue, each once: one window, which ascends block by block.
+    for name in (f"u{number}" for number in range(1, 9)):
+        user = past.dataset.users.index(name)
+        own = {item for (owner, item) in block_of if owner == user}
+        assert len(own) == int((events.user == user).sum())
+        window = next(w for w in second if set(w.tolist()) == own and len(w) == len(own))
+        blocks = [block_of[user, item][0] for item in window.tolist()]
+        assert blocks == sorted(blocks)
+
+
+def test_blocks_are_shuffled_anew(tiny: Recommender, past: Timeline) -> None:
+    events = PastEvents(tiny, past)
+    pairs = set()
+    for seed in range(8):
+        for window in events.windows(50, np.random.default_rng(seed)):
+            pairs.update(itertools.pairwise(window.tolist()))
+    assert (3, 4) in pairs
+    assert (4, 3) in pairs, "block-mates stand in both orders"
+
+
+def test_the_loss_is_each_items_from_the_items_before_it(tiny: Recommender) -> None:
+    windows = [np.array([3, 5, 7]), np.array([2])]
+    loss = window_loss(tiny, window_batch(tiny, windows))
+    asked = score_histories(tiny, [[], ["i3"], ["i3", "i5"], []])
+    expected = -(asked[0, 3] + asked[1, 5] + asked[2, 7] + asked[3, 2]) / 4
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_killed_run_resumes_bit_for_bit(items: list[Item], past: Timeline, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+
+    def start() -> Pretrainer:
+        return Pretrainer(preset_recommender("tiny", items, seed=4), past, SETTINGS)
+
+    whole = start()
+    pretrain(whole)
+    killed = start()
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(killed, tmp_path, checkpoint_every_seconds=0, on_step=killed_after(7))  # type: ignore[arg-type]
+    torch.manual_seed(999)
+    resumed = start()
+    assert resumed.resume(tmp_path)
+    assert resumed.step == 6, "the checkpoint before the step it was killed in"
+    pretrain(resumed, tmp_path)
+    assert resumed.step == whole.step
+    one, two = (checkpoint_tensors(run.recommender.model) for run in (whole, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_checkpoint_of_another_run_is_refused(items: list[Item], past: Timeline, tmp_path: Path) -> None:
+    Pretrainer(preset_recommender("tiny", items), past, SETTINGS).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    other = Pretrainer(preset_recommender("tiny", items), past, msgspec.structs.replace(SETTINGS, learning_rate=1e-5))
+    with pytest.raises(ValueError, match=r"other settings.*--resume"):
+        other.resume(tmp_path)
+    shorter = Pretrainer(preset_recommender("tiny", items), past[:50], SETTINGS)
+    with pytest.raises(ValueError, match="other events"):
+        shorter.resume(tmp_path)
+    assert not shorter.resume(tmp_path / "nothing")
+
+
+def test_it_learns_to_walk(items: list[Item], past: Timeline) -> None:
+    recommender = preset_recommender("tiny", items)
+    before = score_histories(recommender, [["i4", "i5"]])[0, [6, 7]].exp().sum()
+    pretrain(Pretrainer(recommender, past, msgspec.structs.replace(SETTINGS, epochs=15)))
+    after = score_histories(recommender, [["i4", "i5"]])[0, [6, 7]].exp().sum()
+    assert before < 0.2 < 0.5 < after
+    assert not recommender.model.training
+
+
+def test_seconds_choose_the_epochs(items: list[Item], past: Timeline) -> None:
+    trainer = Pretrainer(preset_recommender("tiny", items), past, msgspec.structs.replace(SETTINGS, batch_rows=1))
+    pretrain(trainer, seconds=1.0)
+    assert trainer.done
+    assert trainer.epochs != SETTINGS.epochs
+    assert trainer.step >= 20
+
+
+def test_dropout_is_of_training_only(tiny: Recommender) -> None:
+    before = score_histories(tiny, [["i1"]])
+    with residual_dropout(tiny.model, 0.5):
+        assert torch.equal(score_histories(tiny, [["i1"]]), before), "none in eval mode"
+        tiny.model.train()
+        assert not torch.allclose(score_histories(tiny, [["i1"]]), before, atol=1e-3)
+    assert torch.equal(score_histories(tiny, [["i1"]]), before)
+
+
+def test_a_data_set_without_the_models_items_is_refused(past: Timeline) -> None:
+    stranger = preset_recommender("tiny", [Item(item_id="elsewhere")])
+    with pytest.raises(ValueError, match="the model was made for"):
+        Pretrainer(stranger, past, SETTINGS)
