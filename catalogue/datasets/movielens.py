@@ -19,7 +19,7 @@ from contracts.item import Item
 Files = Mapping[str, bytes]
 
 UNTITLED = "267"
-"""The one item of 100K that has no film: GroupLens titles it `unknown`, RecBole `unkonwn` with the year `unkonwn`."""
+"""The one item of 100K that has no film: GroupLens titles it `unknown`, RecBole misspells that, as its year too."""
 
 
 def read_100k_grouplens(files: Files) -> Dataset:

@@ -6,10 +6,15 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from catalogue.datasets import Dataset
 from catalogue.datasets.dataset import Rows, build
 from contracts.item import Item
+
+# A busy two-core machine stalls a test for longer than Hypothesis' 200 ms; pytest-timeout catches what hangs.
+settings.register_profile("shared-machine", deadline=None)
+settings.load_profile("shared-machine")
 
 Row = tuple[str, str, int]
 MakeDataset = Callable[..., Dataset]
