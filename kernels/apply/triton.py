@@ -1,0 +1,238 @@
+"""Optimizer steps in Triton. Dense: persistent programs, each with one chunk of scratch that stays in the L2 cache.
+
+A chunk's gradient is summed into the scratch (zero between chunks), read once while the state streams through, and
+its touched elements are zeroed again: the gradient never reaches memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.compress.triton import NUMBER
+from kernels.decompress_accumulate.triton import load_slots, pointer_table
+from kernels.payload import Payload
+
+
+@triton.jit
+def _adam(master, first, second, gradient, beta1, beta2, rate, root, epsilon, factor, l2):
+    """New (p, m, v) of one Adam step; see `AdamSettings.scalars`."""
+    gradient += l2 * master
+    first = beta1 * first + (1 - beta1) * gradient
+    second = beta2 * second + (1 - beta2) * (gradient * gradient)
+    return master * factor - rate * first / (tl.sqrt(second) * root + epsilon), first, second
+
+
+@triton.jit
+def _apply_kernel(
+    master,
+    copy,
+    exp_avg,
+    exp_avg_sq,
+    scratch,
+    buffers,
+    weights,
+    num_payloads,
+    num_elements,
+    num_chunks,
+    low_at,
+    high_at,
+    codes_at,
+    counts_at,
+    beta1,
+    beta2,
+    rate,
+    root,
+    epsilon,
+    factor,
+    l2,
+    CHUNK: tl.constexpr,
+    SLOTS: tl.constexpr,
+    BITS: tl.constexpr,
+    QUANTIZER: tl.constexpr,
+    ADAM: tl.constexpr,
+    COPY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    mine = scratch + tl.program_id(0) * CHUNK
+    zeros = tl.zeros([SLOTS], tl.float32)
+    for chunk_number in range(tl.program_id(0), num_chunks, tl.num_programs(0)):
+        chunk = tl.zeros([], tl.int64) + chunk_number
+        for number in range(num_payloads):
+            buffer = tl.load(buffers + number).to(tl.pointer_type(tl.uint8))
+            index, value, used = load_slots(buffer, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER)
+            total = tl.load(mine + index, mask=used, other=0.0) + value * tl.load(weights + number)
+            tl.store(mine + index, total, mask=used)
+            tl.debug_barrier()
+        left = tl.minimum(num_elements - chunk * CHUNK, CHUNK).to(tl.int32)
+        for part in range(CHUNK // BLOCK):
+            offset = part * BLOCK + tl.arange(0, BLOCK)
+            at = chunk * CHUNK + offset
+            gradient = tl.load(mine + offset)
+            if left == CHUNK:
+                weight = tl.load(master + at)
+                if ADAM:
+                    weight, first, second = _adam(
+                        weight, tl.load(exp_avg + at), tl.load(exp_avg_sq + at), gradient,
+                        beta1, beta2, rate, root, epsilon, factor, l2,
+                    )
+                    tl.store(exp_avg + at, first)
+                    tl.store(exp_avg_sq + at, second)
+                else:
+                    weight -= rate * (gradient + l2 * weight)
+                tl.store(master + at, weight)
+                if COPY:
+                    tl.store(copy + at, weight.to(tl.bfloat16))
+            else:
+                inside = offset < left
+                weight = tl.load(master + at, mask=inside, other=0.0)
+                if ADAM:
+                    weight, first, second = _adam(
+                        weight, tl.load(exp_avg + at, mask=inside, other=0.0),
+                        tl.load(exp_avg_sq + at, mask=inside, other=0.0), gradient,
+                        beta1, beta2, rate, root, epsilon, factor, l2,
+                    )
+                    tl.store(exp_avg + at, first, mask=inside)
+                    tl.store(exp_avg_sq + at, second, mask=inside)
+                else:
+                    weight -= rate * (gradient + l2 * weight)
+                tl.store(master + at, weight, mask=inside)
+                if COPY:
+                    tl.store(copy + at, weight.to(tl.bfloat16), mask=inside)
+        tl.debug_barrier()
+        for number in range(num_payloads):
+            buffer = tl.load(buffers + number).to(tl.pointer_type(tl.uint8))
+            index, value, used = load_slots(buffer, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER)
+            tl.store(mine + index, zeros, mask=used)
+        tl.debug_barrier()
+
+
+@triton.jit
+def _lazy_kernel(
+    master,
+    copy,
+    exp_avg,
+    exp_avg_sq,
+    last_step,
+    rows,
+    gradient,
+    step,
+    columns,
+    log_beta1,
+    log_beta2,
+    log_factor,
+    beta1,
+    beta2,
+    rate,
+    root,
+    epsilon,
+    factor,
+    COPY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    number = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + number).to(tl.int64)
+    missed = (step - 1 - tl.load(last_step + row)).to(tl.float32)
+    decay1 = tl.exp2(missed * log_beta1)
+    decay2 = tl.exp2(missed * log_beta2)
+    shrink = tl.exp2(missed * log_factor)
+    for start in range(0, columns, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        inside = column < columns
+        at = row * columns + column
+        slope = tl.load(gradient + number * columns + column, mask=inside, other=0.0).to(tl.float32)
+        weight = tl.load(master + at, mask=inside, other=0.0) * shrink
+        first = tl.load(exp_avg + at, mask=inside, other=0.0) * decay1
+        second = tl.load(exp_avg_sq + at, mask=inside, other=0.0) * decay2
+        weight, first, second = _adam(
+            weight, first, second, slope, beta1, beta2, rate, root, epsilon, factor, 0.0
+        )
+        tl.store(exp_avg + at, first, mask=inside)
+        tl.store(exp_avg_sq + at, second, mask=inside)
+        tl.store(master + at, weight, mask=inside)
+        if COPY:
+            tl.store(copy + at, weight.to(tl.bfloat16), mask=inside)
+    tl.debug_barrier()
+    tl.store(last_step + row, step)
+
+
+def _programs(device: torch.device, per_processor: int) -> int:
+    if device.type != "cuda":
+        return 2
+    return torch.cuda.get_device_properties(device).multi_processor_count * per_processor
+
+
+def apply_cuda(
+    master: torch.Tensor,
+    copy: torch.Tensor | None,
+    moments: tuple[torch.Tensor, torch.Tensor] | None,
+    payloads: Sequence[Payload],
+    weights: torch.Tensor,
+    scalars: Sequence[float],
+    num_warps: int = 8,
+    block: int = 2048,
+    per_processor: int = 4,
+) -> None:
+    """Launch Adam (with `moments`) or SGD (without) over a flat `master`."""
+    spec, chunks = payloads[0].spec, payloads[0].num_chunks
+    programs = min(chunks, _programs(master.device, per_processor))
+    scratch = torch.zeros(programs * spec.chunk, dtype=torch.float32, device=master.device)
+    first, second = moments or (master, master)
+    _apply_kernel[(programs,)](
+        master,
+        master if copy is None else copy,
+        first,
+        second,
+        scratch,
+        pointer_table(payloads),
+        weights,
+        len(payloads),
+        master.numel(),
+        chunks,
+        *spec.offsets(chunks)[1:5],
+        *scalars,
+        CHUNK=spec.chunk,
+        SLOTS=spec.slots,
+        BITS=spec.quantizer.bits,
+        QUANTIZER=NUMBER[spec.quantizer],
+        ADAM=moments is not None,
+        COPY=copy is not None,
+        BLOCK=min(block, spec.chunk),
+        num_warps=num_warps,
+        enable_fp_fusion=False,
+    )
+
+
+def lazy_adamw_cuda(
+    state: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor],
+    last_step: torch.Tensor,
+    rows: torch.Tensor,
+    gradient: torch.Tensor,
+    scalars: Sequence[float],
+    logs: tuple[float, float, float],
+    step: int,
+    num_warps: int = 4,
+) -> None:
+    """Launch one program a touched row; `logs` are base-2 logarithms of β1, β2 and the weight factor."""
+    master, copy, exp_avg, exp_avg_sq = state
+    if rows.numel() == 0:
+        return
+    _lazy_kernel[(rows.numel(),)](
+        master,
+        master if copy is None else copy,
+        exp_avg,
+        exp_avg_sq,
+        last_step,
+        rows,
+        gradient,
+        step,
+        master.shape[1],
+        *logs,
+        *scalars[:6],
+        COPY=copy is not None,
+        BLOCK=min(1024, triton.next_power_of_2(master.shape[1])),
+        num_warps=num_warps,
+    )
