@@ -134,7 +134,9 @@ async def started(request: Request) -> Response:
     return _json(Ready(status="started"))
 
 
-@router.get("/readyz", responses=answers(200, Ready, "Everything is well.") | {503: answers(503, NotReady, "")[503]})
+@router.get(
+    "/readyz", responses=answers(200, Ready, "All is well.") | answers(503, NotReady, "`checks` says what is missing.")
+)
 async def ready(request: Request) -> Response:
     """Whether log, histories and replicas are all there. Recommendations are made meanwhile, as well as they can be."""
     checks = _gateway(request).checks()

@@ -43,8 +43,9 @@ def body(message: type) -> dict[str, Any]:
 
 def answers(status: int, message: type, description: str, *problems: int) -> dict[int | str, dict[str, Any]]:
     """A route's `responses`: its answer, and the problems it may answer with instead."""
+    kind = PROBLEM_JSON if issubclass(message, Problem) else "application/json"
     found: dict[int | str, dict[str, Any]] = {
-        status: {"description": description, "content": {"application/json": {"schema": _ref(message)}}}
+        status: {"description": description, "content": {kind: {"schema": _ref(message)}}}
     }
     for code in problems:
         found[code] = {"description": _PROBLEMS[code], "content": {PROBLEM_JSON: {"schema": _ref(Problem)}}}
@@ -57,7 +58,12 @@ def describe(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = made_by_fastapi()
-        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas())
+        document["components"] = {"schemas": schemas()}
+        for methods in document["paths"].values():
+            for route in methods.values():
+                # FastAPI adds one to every route with a path parameter; ours are strings, which can't be wrong.
+                if "HTTPValidationError" in str(route["responses"].get("422")):
+                    del route["responses"]["422"]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -75,7 +75,9 @@ class Replica:
             return
         self._misses = 0
         self.status = status
-        self.problem = None if status.state in _ANSWERS else f"{self.name}: {status.state}: {status.reason}".rstrip(": ")
+        self.problem = (
+            None if status.state in _ANSWERS else f"{self.name}: {status.state}: {status.reason}".rstrip(": ")
+        )
 
     async def rank(self, request: RankRequest, timeout_seconds: float) -> RankAnswer:
         """One recommendation.
