@@ -1,0 +1,77 @@
+"""`slipstream demo`: the whole loop on real data, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("demo")(demo)
+
+
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", envvar="SLIPSTREAM_DATA", metavar="PATH", help="Where MovieLens-100K lies; else fetched."
+        ),
+    ] = None,
+    kafka: Annotated[
+        str | None, typer.Option(envvar="SLIPSTREAM_KAFKA", metavar="HOST:PORT", help="A broker; else one is started.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with the numbers as one JSON object.")] = False,
+    pretrain_seconds: Annotated[float, typer.Option(min=1, help="Pre-training, when the cache is empty.")] = 60.0,
+) -> None:
+    """Pre-train, serve and learn from a replayed stream; ends with one table of what was measured.
+
+    Exit code 1 when a process died or would not start; its log is named.
+    """
+    import asyncio
+    import tempfile
+
+    import msgspec
+    from rich.console import Console
+
+    from catalogue.datasets import DataError
+    from slipstream.demo.gateway_client import NotReadyInTime
+    from slipstream.demo.story import DemoSettings, NotTrainedInTime, play
+    from slipstream.demo.traffic import EventsRefused
+    from slipstream.demo.warm_up import LogNotEmpty
+    from slipstream.demo.world import PretrainingFailed
+    from slipstream.paths import cache_dir
+    from slipstream.processes import ProcessDied
+    from streams.broker import BrokerFailed
+    from streams.event_log import LogUnavailable
+
+    runs = cache_dir() / "demo"
+    runs.mkdir(parents=True, exist_ok=True)
+    settings = DemoSettings(
+        cache=cache_dir(),
+        run_dir=Path(tempfile.mkdtemp(prefix="run-", dir=runs)),
+        data=data,
+        kafka=kafka,
+        pretrain_seconds=pretrain_seconds,
+        keep=keep,
+    )
+    console = Console()
+    expected = (
+        DataError, PretrainingFailed, BrokerFailed, LogNotEmpty, LogUnavailable, ProcessDied, NotReadyInTime,
+        NotTrainedInTime, EventsRefused,
+    )  # fmt: skip
+    try:
+        report = asyncio.run(play(settings, console))
+    except expected as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("stopped; every process has ended", err=True)
+        raise typer.Exit(130) from None
+    if not keep:
+        report.show(console)
+    if as_json:
+        print(msgspec.json.encode(report).decode())

@@ -1,0 +1,132 @@
+"""The demo's processes: broker, trainer, two replicas, gateway; each as a user would start it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from catalogue.replay import Timeline
+from releases.fsspec_store import FsspecReleaseStore
+from slipstream.demo.gateway_client import GatewayClient
+from slipstream.demo.warm_up import fill_log
+from slipstream.processes import Supervisor
+from streams.broker import TansuBroker, free_port
+from streams.kafka_log import KafkaEventLog
+from streams.topics import apply_topics
+
+MODEL = "movielens-tiny"
+_REPLICAS = 2
+_START_SECONDS = 240.0
+_TOKEN_VARIABLE = "SLIPSTREAM_ADMIN_TOKEN"  # noqa: S105 - a variable's name
+
+
+class PretrainingFailed(Exception):
+    """`slipstream pretrain` ended with an error, which stands above on the terminal."""
+
+
+@dataclass
+class World:
+    """What runs, and how to reach it.
+
+    Attributes:
+        log: a connection of the demo's own.
+        stream_from: for each partition of the events topic, where the stream begins behind the warm-up.
+        state: the trainer's folder, with its ledger.
+    """
+
+    supervisor: Supervisor
+    kafka: str
+    log: KafkaEventLog
+    store: FsspecReleaseStore
+    stream_from: dict[int, int]
+    state: Path
+    gateway: GatewayClient
+    replica_urls: list[str]
+
+    async def wait_ready(self) -> None:
+        """Until replicas and gateway answer. Raises ProcessDied or NotReadyInTime."""
+        waits = [self.gateway.wait_ready(url, _START_SECONDS) for url in [*self.replica_urls, self.gateway.url]]
+        ready = asyncio.gather(*waits)
+        while not ready.done():
+            self.supervisor.check()
+            await asyncio.wait([ready], timeout=0.5)
+        await ready
+
+
+def pretrained(folder: Path, dataset: str, data: Path | None, seconds: float) -> Path:
+    """The pre-trained model's folder, from the cache or made now. Raises PretrainingFailed."""
+    if not (folder / "items.json").exists():
+        command = [sys.executable, "-m", "slipstream.cli", "pretrain", "--preset", "tiny", "--dataset", dataset]
+        command += ["--out", str(folder), "--seconds", str(seconds), "--resume"]
+        if data is not None:
+            command += ["--data", str(data)]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+            raise PretrainingFailed(f"slipstream pretrain failed; remove {folder} if it keeps failing")
+    return folder
+
+
+@contextlib.contextmanager
+def broker(kafka: str | None, run_dir: Path) -> Iterator[str]:
+    """The user's broker, or Tansu for as long as the context lasts; yields HOST:PORT."""
+    if kafka is not None:
+        yield kafka
+        return
+    with TansuBroker(run_dir / "broker.log") as tansu:
+        yield tansu.bootstrap
+
+
+@contextlib.asynccontextmanager
+async def running(kafka: str, run_dir: Path, model_dir: Path, past: Timeline) -> AsyncIterator[World]:
+    """Fill the log with `past` and start everything; ends every process on the way out."""
+    supervisor = Supervisor(run_dir)
+    try:
+        apply_topics(kafka)
+        log = KafkaEventLog(kafka, client_id="slipstream-demo")
+        items = past.dataset.items
+        stream_from = fill_log(log, items, past, len(items) + len(past))
+        gateway_port, admin_port, *replica_ports = [free_port() for _ in range(2 + _REPLICAS)]
+        token = secrets.token_urlsafe(16)
+        async with GatewayClient(
+            f"http://127.0.0.1:{gateway_port}", f"http://127.0.0.1:{admin_port}", token
+        ) as gateway:
+            world = World(
+                supervisor=supervisor,
+                kafka=kafka,
+                log=log,
+                store=FsspecReleaseStore(str(run_dir / "releases")),
+                stream_from=stream_from,
+                state=run_dir / "trainer",
+                gateway=gateway,
+                replica_urls=[f"http://127.0.0.1:{port}" for port in replica_ports],
+            )
+            _start_processes(world, run_dir, model_dir, (gateway_port, admin_port), replica_ports, token)
+            yield world
+    finally:
+        supervisor.stop_all()
+
+
+def _start_processes(
+    world: World,
+    run_dir: Path,
+    model_dir: Path,
+    gateway_ports: tuple[int, int],
+    replica_ports: list[int],
+    token: str,
+) -> None:
+    common = ["--kafka", world.kafka]
+    model = ["--model", MODEL, "--model-dir", str(model_dir), "--releases", str(run_dir / "releases")]
+    for number, port in enumerate(replica_ports):
+        place = ["--port", str(port), "--replica-id", f"replica-{number}", "--cpu-cores", str(number)]
+        world.supervisor.start(f"replica-{number}", ["serve", "--engine", "vllm", *model, *common, *place])
+    start = ["--state", str(world.state), "--train-from", json.dumps(world.stream_from)]
+    world.supervisor.start("trainer", ["train", *model, *common, *start])
+    listen = ["--port", str(gateway_ports[0]), "--admin-port", str(gateway_ports[1])]
+    replicas = [argument for url in world.replica_urls for argument in ("--replica", url)]
+    world.supervisor.start("gateway", ["gateway", *common, *listen, *replicas], env={_TOKEN_VARIABLE: token})
