@@ -18,7 +18,7 @@ def checkpoint_shapes(model_dir: Path) -> Shapes:
     shapes: Shapes = {}
     for path in sorted(model_dir.glob("*.safetensors")):
         with safe_open(path, framework="np") as file:
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.offset_keys()}
     if not shapes:
         raise FileNotFoundError(f"{model_dir} has no .safetensors file; `slipstream init` and `pretrain` write one")
     return shapes

@@ -29,9 +29,7 @@ class Shadow:
         self._model = model
         self._copies: dict[int, nn.Parameter] = {}
         self._tree = self._shell(model, {})
-        self.pairs = [
-            (name, parameter, self._copies[id(parameter)]) for name, parameter in model.named_parameters()
-        ]
+        self.pairs = [(name, parameter, self._copies[id(parameter)]) for name, parameter in model.named_parameters()]
 
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Fill from checkpoint tensors by name. Raises what the model's loader raises for foreign ones."""
@@ -62,8 +60,7 @@ class Shadow:
             return seen[id(module)]
         shell = seen[id(module)] = copy.copy(module)
         shell._parameters = {
-            name: None if parameter is None else self._copy(parameter)
-            for name, parameter in module._parameters.items()
+            name: None if parameter is None else self._copy(parameter) for name, parameter in module._parameters.items()
         }
         shell._modules = {
             name: None if child is None else self._shell(child, seen) for name, child in module._modules.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from types import TracebackType
 
 from releases.bundle import WeightBundle
@@ -13,21 +12,16 @@ from releases.tensor_file import write_tensors
 class SharedRelease:
     """A bundle's tensors as a safetensors file; a context manager that yields its path, valid inside.
 
-    On Linux it is an unnamed file in memory that goes with this process, even by `kill -9`. Building one copies
+    It is an unnamed file in memory (Linux only), which goes with this process, even by `kill -9`. Building one copies
     every byte: do it in a thread.
     """
 
     def __init__(self, bundle: WeightBundle) -> None:
-        data = write_tensors(bundle.tensors)
-        if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create(f"release-{bundle.manifest.version}")
-            self._file = os.fdopen(descriptor, "wb")
-            self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
-        else:
-            self._file = tempfile.NamedTemporaryFile(suffix=".safetensors")  # type: ignore[assignment]
-            self.path = str(self._file.name)
-        self._file.write(data)
+        descriptor = os.memfd_create(f"release-{bundle.manifest.version}")
+        self._file = os.fdopen(descriptor, "wb")
+        self._file.write(write_tensors(bundle.tensors))
         self._file.flush()
+        self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
 
     def __enter__(self) -> str:
         return self.path

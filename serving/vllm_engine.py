@@ -107,7 +107,7 @@ class VllmEngine(Engine):
             await asyncio.to_thread(llm.shutdown)
 
     async def wait_lost(self) -> str:
-        while self._llm is None or not self._llm.errored:
+        while self._llm is None or not self._llm.errored:  # noqa: ASYNC110 (vLLM has a flag, no event)
             await asyncio.sleep(_HEALTH_SECONDS)
         return "vLLM's engine process is gone; its log says why"
 

@@ -8,6 +8,7 @@ Results are plain tuples and strings, since what a worker raises reaches the eng
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import Any
@@ -104,7 +105,7 @@ class WeightReceiver:
             shadow.exchange()
             self._exchanged = shadow
             return "done", live_fingerprint(self._model)
-        except Exception as error:  # noqa: BLE001: the engine decides, on all ranks' results
+        except Exception as error:  # noqa: BLE001 (the engine decides, on all ranks' results)
             return "failed", f"{type(error).__name__}: {error}"
 
     def _fill(self, path: str) -> None:
@@ -115,15 +116,13 @@ class WeightReceiver:
             self._filling = shadow
             device = next(self._model.parameters()).device
             with torch.no_grad(), _copy_stream(device), safe_open(path, framework="pt") as file:
-                shadow.load((name, file.get_tensor(name)) for name in file.keys())
+                shadow.load((name, file.get_tensor(name)) for name in file.offset_keys())
                 digest = shadow.fingerprint()
             self._stage_result = ("done", digest)
-        except Exception as error:  # noqa: BLE001: the engine reports it as a refused release
+        except Exception as error:  # noqa: BLE001 (the engine reports a refused release)
             self._stage_result = ("failed", f"{type(error).__name__}: {error}")
 
 
 def _copy_stream(device: torch.device) -> Any:
     """A stream of its own on a GPU, so that copies do not queue behind the model's steps."""
-    import contextlib
-
     return contextlib.nullcontext() if device.type == "cpu" else torch.cuda.stream(torch.cuda.Stream(device))

@@ -1,0 +1,138 @@
+"""`TorchEngine`: the same seam in plain PyTorch, one process and no batching; the oracle for every vLLM layout."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from contracts.replica import RankAnswer, RankRequest, ScoredItem, SwapReport
+from recommender.loading import Recommender, checkpoint_tensors, load_recommender, load_tensors
+from recommender.scoring import score_histories, top_items
+from releases.bundle import WeightBundle
+from serving.checkpoint import checkpoint_shapes, refuse_foreign
+from serving.engine import Engine, EngineDead, EngineSettings, SwapRefused
+from serving.fingerprint import combine, fingerprint
+from serving.ranking_plan import RankingPlan, plan_ranking, scored_items
+from serving.raw_tensors import as_tensor
+from serving.swap_gate import SwapGate
+from serving.swap_history import Stamped, SwapHistory
+
+Weights = dict[str, Tensor]
+
+
+class TorchEngine(Engine):
+    """Runs the Hugging Face model itself, a recommendation at a time, on the CPU.
+
+    Raises:
+        ValueError: a layout of more than one rank; this engine has one.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        if settings.tensor_parallel * settings.pipeline_parallel != 1:
+            raise ValueError("the torch engine runs on one rank; use --engine vllm for tensor or pipeline parallelism")
+        self.settings = settings
+        self._gate = SwapGate()
+        self._history = SwapHistory()
+        self._one_at_a_time = asyncio.Lock()
+        self._recommender: Recommender
+        self._staged: Weights | None = None
+        self._previous: Weights | None = None
+
+    @property
+    def version(self) -> int | None:
+        return self._history.version
+
+    @property
+    def known_items(self) -> Sequence[str]:
+        return self._recommender.vocabulary.item_ids
+
+    @property
+    def in_flight(self) -> int:
+        return self._gate.in_flight
+
+    async def start(self, version: int) -> None:
+        dtype = getattr(torch, self.settings.dtype)
+        self._shapes = checkpoint_shapes(self.settings.model_dir)
+        self._recommender = await asyncio.to_thread(load_recommender, self.settings.model_dir, dtype)
+        self._history.begin(version, self._live_checksum())
+
+    async def recommend(self, request: RankRequest) -> RankAnswer:
+        async with self._gate.recommendation():
+            version = self._history.serving()
+            started = time.perf_counter()
+            plan = plan_ranking(request, self._recommender.prompt)
+            async with self._one_at_a_time:
+                items = await asyncio.to_thread(self._rank, request.history, plan) if plan.num_results else []
+            return RankAnswer(model_version=version, items=items, engine_ms=(time.perf_counter() - started) * 1e3)
+
+    async def stage(self, bundle: WeightBundle) -> None:
+        self._history.unstage()
+        refuse_foreign(bundle, self._shapes)
+        weights = await asyncio.to_thread(self._weights, bundle)
+        self._staged = weights
+        self._history.stage(bundle.manifest.version, _checksum(weights))
+
+    async def commit(self, version: int) -> SwapReport:
+        async with self._gate.swap() as drain_ms:
+            target = self._history.staged(version)
+            if self._staged is None:
+                raise SwapRefused(f"version {version} is not staged; stage it first")
+            return self._swap(target, self._staged, drain_ms)
+
+    async def roll_back(self) -> SwapReport:
+        async with self._gate.swap() as drain_ms:
+            target = self._history.previous()
+            if self._previous is None:
+                raise SwapRefused("there is no earlier version to roll back to; stage and commit one instead")
+            return self._swap(target, self._previous, drain_ms)
+
+    async def checksum(self) -> tuple[int, str]:
+        async with self._gate.recommendation():
+            return self._history.serving(), self._live_checksum()
+
+    async def close(self) -> None:
+        """Nothing to end: the model lives in this process."""
+
+    def _rank(self, history: list[str], plan: RankingPlan) -> list[ScoredItem]:
+        scores = score_histories(self._recommender, [history])[0]
+        exclude = set(plan.excluded.tolist())
+        if plan.candidates is not None:
+            exclude |= set(range(len(scores))) - set(plan.candidates.tolist())
+        best = top_items(scores, plan.num_results, exclude)
+        return scored_items(self._recommender.vocabulary, [item for item, _ in best], [score for _, score in best])
+
+    def _weights(self, bundle: WeightBundle) -> Weights:
+        own = checkpoint_tensors(self._recommender.model)
+        return {name: as_tensor(bundle.tensors[name]).to(tensor.dtype).clone() for name, tensor in own.items()}
+
+    def _swap(self, target: Stamped, weights: Weights, drain_ms: float) -> SwapReport:
+        """With the gate closed: copy in, verify, or copy back."""
+        started = time.perf_counter()
+        model = self._recommender.model
+        kept = {name: tensor.clone() for name, tensor in checkpoint_tensors(model).items()}
+        load_tensors(model, weights)
+        if self._live_checksum() != target[1]:
+            load_tensors(model, kept)
+            if self._live_checksum() != self._history.restored():
+                raise EngineDead(f"a swap failed and version {self.version} could not be restored")
+            raise SwapRefused(f"release {target[0]} was not applied: its weights changed after staging")
+        before = self._history.swapped(*target)
+        self._previous, self._staged = kept, None
+        return SwapReport(
+            version=target[0],
+            previous_version=before,
+            checksum=target[1],
+            drain_ms=drain_ms,
+            apply_ms=(time.perf_counter() - started) * 1e3,
+        )
+
+    def _live_checksum(self) -> str:
+        return _checksum(checkpoint_tensors(self._recommender.model))
+
+
+def _checksum(weights: Weights) -> str:
+    return combine([fingerprint(sorted(weights.items()))])
