@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from enum import StrEnum
+from functools import cache
 
 VARIABLE = "SLIPSTREAM_FAULT_POINT"
 
@@ -43,7 +44,10 @@ class FaultPoint(StrEnum):
     STOP_COMMITTED = "stop.committed"
 
 
-def _armed(text: str) -> tuple[FaultPoint, int] | None:
+@cache
+def _target() -> tuple[FaultPoint, int] | None:
+    """The armed point and how often it is passed before. Raises ValueError for a name that is none."""
+    text = os.environ.get(VARIABLE, "")
     if not text:
         return None
     name, _, nth = text.partition(":")
@@ -53,15 +57,15 @@ def _armed(text: str) -> tuple[FaultPoint, int] | None:
         raise ValueError(f"{VARIABLE}={text}: write NAME or NAME:NTH with one of {', '.join(FaultPoint)}") from error
 
 
-_target = _armed(os.environ.get(VARIABLE, ""))
 _passed = 0
 
 
 def reach(point: FaultPoint) -> None:
     """Die here, if this is the armed point and its time has come."""
     global _passed
-    if _target is None or _target[0] is not point:
+    target = _target()
+    if target is None or target[0] is not point:
         return
     _passed += 1
-    if _passed == _target[1]:
+    if _passed == target[1]:
         os.kill(os.getpid(), signal.SIGKILL)
