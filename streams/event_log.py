@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -46,8 +45,7 @@ class Position(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record as it was read. `timestamp` is the log's, unix seconds."""
 
     topic: str
@@ -56,7 +54,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     timestamp: float
-    headers: Headers = field(default=())
+    headers: Headers = ()
 
 
 class LogReader(ABC):

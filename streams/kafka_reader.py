@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
@@ -41,7 +41,7 @@ class KafkaLogReader(LogReader):
             self._heard_at = time.monotonic()
         elif time.monotonic() - self._heard_at > self._settings.patience_seconds:
             self._look_for_broker()
-        return [_record(found) for records in fetched.values() for found in records]
+        return [record for partition, records in fetched.items() for record in _records(partition, records)]
 
     def position(self, partition: Partition) -> int:
         """See `LogReader.position`."""
@@ -81,6 +81,8 @@ class KafkaLogReader(LogReader):
         return LogUnavailable("; ".join(has))
 
 
-def _record(found: ConsumerRecord) -> Record:
-    headers = tuple((name, content or b"") for name, content in found.headers) if found.headers else ()
-    return Record(found.topic, found.partition, found.offset, found.key, found.value, found.timestamp / 1000.0, headers)
+def _records(partition: TopicPartition, found: list[ConsumerRecord]) -> Iterator[Record]:
+    topic, number = partition
+    for one in found:
+        headers = tuple((name, content or b"") for name, content in one.headers) if one.headers else ()
+        yield Record(topic, number, one.offset, one.key, one.value, one.timestamp / 1000.0, headers)
