@@ -1,0 +1,73 @@
+"""The pages' commands are run as a reader would: `sh` blocks here, `console` blocks where the table below says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streams.broker import free_port
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
+PORTS = ("8080", "8081", "8100", "9092")
+RUN_ELSEWHERE = {
+    "make demo": ".ci/run",
+    "make test": ".ci/run",
+    "make lint": ".ci/run",
+    "make install": ".ci/run",
+    "make test-gpu": "by hand on a GPU machine, before an issue that needs one is resolved",
+    "python3 -m venv .venv-gpu": "by hand on a GPU machine",
+    ".venv-gpu/bin/pip install -e '.[demo-gpu,kernels]' --group dev": "by hand on a GPU machine",
+    "slipstream init --base path/to/causal-lm --dataset ml-100k --out model": "tests/unit/recommender",
+    "slipstream pretrain --model model --dataset ml-100k --out model": "tests/unit/recommender",
+}
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_run_somewhere(page: Path) -> None:
+    assert not _blocks(page, "")[:1] or page.name != "by-hand.md", "say sh or console"
+    for block in _blocks(page, "console"):
+        for line in block.splitlines():
+            command = line.split("  #")[0].strip()
+            assert command in RUN_ELSEWHERE, f"{page.name}: nothing runs {command!r}"
+
+
+def test_ci_runs_what_the_table_says() -> None:
+    ci = (ROOT / ".ci/run").read_text()
+    for command, where in RUN_ELSEWHERE.items():
+        if where == ".ci/run":
+            assert command in ci
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.timeout(360)
+@pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "sh")], ids=lambda page: page.name)
+def test_the_page_runs(page: Path, tmp_path: Path) -> None:
+    script = "\n".join(_blocks(page, "sh"))
+    for port in PORTS:
+        script = re.sub(rf"\b{port}\b", str(free_port()), script)
+    script = f"set -eu -o pipefail\ntrap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n{script}\necho the page ran\n"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "2"}
+    with (tmp_path / "output").open("wb") as output:
+        ran = subprocess.run(
+            ["bash", "-c", script],
+            cwd=tmp_path,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            timeout=340,
+            check=False,
+        )
+    said = (tmp_path / "output").read_text(errors="replace")
+    assert ran.returncode == 0 and said.endswith("the page ran\n"), said[-6000:]
