@@ -27,9 +27,9 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True, tag="plan"):
 def share_out(available: Mapping[int, int], size: int) -> dict[int, int]:
     """How many of each partition's waiting offsets a batch of `size` takes: in proportion, by largest remainder.
 
-    In proportion, so that a backlog is worked off at one pace in event time whatever the partitions' lengths. A
-    function of its arguments alone: on a log that stands still the plans can be repeated. Ties go to the lower
-    partition.
+    In proportion, so that a backlog is worked off at about one pace in event time whatever the partitions' lengths
+    (rounding is not carried over: a partition may run ahead by about 1/size of the backlog). A function of its
+    arguments alone: on a log that stands still the plans can be repeated. Ties go to the lower partition.
     """
     total = sum(available.values())
     size = min(size, total)
