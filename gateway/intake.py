@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 import msgspec
@@ -31,6 +31,9 @@ class Intake:
 
     An id that the log has acknowledged within the dedupe window, or that is on its way, is not produced again: it
     counts as accepted, and as a duplicate. An id whose produce failed is unknown, so the client's retry is a first try.
+
+    Args:
+        items_known: whether the items topic has been read; until then no event is refused for its item.
     """
 
     def __init__(
@@ -40,13 +43,14 @@ class Intake:
         interactions: Interactions,
         metrics: GatewayMetrics,
         settings: GatewaySettings,
+        items_known: Callable[[], bool],
     ) -> None:
         self._log = log
         self._health = health
         self._interactions = interactions
         self._metrics = metrics
         self._settings = settings
-        self._validator = EventValidator(interactions.items, settings.future_tolerance_seconds)
+        self._validator = EventValidator(interactions.items, settings.future_tolerance_seconds, items_known)
         self._on_their_way: dict[str, asyncio.Task[Acknowledged]] = {}
 
     async def take(self, raw_events: Sequence[msgspec.Raw]) -> EventReceipt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import structlog
 
@@ -76,7 +77,8 @@ class Gateway:
         self.pool = ReplicaPool(settings, policy or LeastLoaded(), self.metrics)
         swaps = Swaps(self.metrics, settings.swap_timeout_seconds)
         self.rollout = Rollout(self.pool, swaps, self._write_live, self.metrics)
-        self.intake = Intake(log, self.health, interactions, self.metrics, settings)
+        items_known = partial(self.tail.caught_up, ITEMS)
+        self.intake = Intake(log, self.health, interactions, self.metrics, settings, items_known)
         self.recommender = Recommender(histories, shelf, self.pool, self.metrics, exclude_seen=settings.exclude_seen)
 
     async def start(self) -> None:
@@ -85,7 +87,7 @@ class Gateway:
         await self.pool.start()
         self.tail.start()
         if self._run_rollout:
-            rollout = self.rollout.run(lambda: self.tail.caught_up(RELEASES))
+            rollout = self.rollout.run(partial(self.tail.caught_up, RELEASES))
             self._tasks.append(asyncio.create_task(rollout, name="rollout"))
         self.started = True
         _logger.info("gateway_started", replicas=list(self.settings.replicas), rollout=self._run_rollout)

@@ -32,12 +32,20 @@ class EventValidator:
 
     Args:
         items: an event of an item that is not among them is refused; with none known, every item passes.
+        items_known: whether the items topic has been read; until then every item passes too.
         future_tolerance_seconds: how far ahead of `clock` a timestamp may be.
         clock: unix seconds.
     """
 
-    def __init__(self, items: Items, future_tolerance_seconds: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        items: Items,
+        future_tolerance_seconds: float,
+        items_known: Callable[[], bool],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._items = items
+        self._items_known = items_known
         self._tolerance = future_tolerance_seconds
         self._clock = clock
         self._decoder = msgspec.json.Decoder(Event)
@@ -69,7 +77,7 @@ class EventValidator:
                 "send unix seconds, UTC"
             )
             return Rejection(index, "/timestamp", detail)
-        if len(self._items) and event.item_id not in self._items:
+        if event.item_id not in self._items and len(self._items) and self._items_known():
             detail = f"item {event.item_id!r} is not in the catalogue: publish it to the items topic first"
             return Rejection(index, "/item_id", detail)
         return None

@@ -36,7 +36,7 @@ def gateway(store: MemoryStore) -> Gateway:
 def client(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setattr("gateway.log_tail._POLL_SECONDS", 0.02)  # how long each test waits for the end
     with TestClient(create_app(gateway), raise_server_exceptions=False) as found:
-        until(lambda: gateway.health.problem is None)
+        until(lambda: gateway.tail.caught_up(ITEMS))
         yield found
 
 

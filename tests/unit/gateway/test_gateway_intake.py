@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import msgspec
 import pytest
 
+from contracts.item import Item
 from contracts.recommendation import EventReceipt
 from contracts.topics import EVENTS
 from gateway.problems import ProblemError
@@ -143,3 +144,13 @@ async def test_a_full_log_acknowledges_nothing_it_did_not_take() -> None:
         await posting
     assert door.histories.knows("1")
     assert not door.histories.knows("2")
+
+
+async def test_no_event_is_refused_for_its_item_before_the_items_are_known() -> None:
+    log = HeldLog()
+    door = Gateway(GatewaySettings(replicas=(NOBODY,)), log, items=[Item(item_id="b")])
+    door.health.up()
+    posting = asyncio.create_task(take(door, "1"))  # of item "a"; the items topic has not been read
+    await produced(log, 1)
+    log.acknowledge()
+    assert (await posting).accepted == 1
