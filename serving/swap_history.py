@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import time
+
+from contracts.replica import SwapReport
 from serving.engine import EngineDead, SwapRefused
 
 Stamped = tuple[int, str]
 """A version and the checksum of its weights in this layout."""
+
+
+def swap_report(live: Stamped, before: int | None, drain_ms: float, started: float) -> SwapReport:
+    """What a swap to `live` did; `started` is the `time.perf_counter` at which the drained engine began it."""
+    return SwapReport(
+        version=live[0],
+        previous_version=before,
+        checksum=live[1],
+        drain_ms=drain_ms,
+        apply_ms=(time.perf_counter() - started) * 1e3,
+    )
 
 
 class SwapHistory:
@@ -52,14 +66,16 @@ class SwapHistory:
             raise SwapRefused("there is no earlier version to roll back to; stage and commit one instead")
         return self._previous
 
-    def swapped(self, version: int, checksum: str) -> int | None:
-        """Note that `version` is live now; returns the one before. A roll-back leaves nothing to roll back to."""
-        target, before = (version, checksum), self._live
-        rolled_back = target == self._previous and target != self._staged
-        self._live = target
-        self._previous = None if rolled_back else before
-        if not rolled_back:
-            self._staged = None
+    def committed(self) -> int | None:
+        """Note that the staged version is live now; returns the one before."""
+        before = self._live
+        self._live, self._previous, self._staged = self._staged, before, None
+        return None if before is None else before[0]
+
+    def rolled_back(self) -> int | None:
+        """Note that the previous version is live again; returns the one before. What is staged stays so."""
+        before = self._live
+        self._live, self._previous = self._previous, None
         return None if before is None else before[0]
 
     def restored(self) -> str:

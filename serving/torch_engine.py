@@ -19,7 +19,7 @@ from serving.fingerprint import combine, fingerprint
 from serving.ranking_plan import RankingPlan, plan_ranking, scored_items
 from serving.raw_tensors import as_tensor
 from serving.swap_gate import SwapGate
-from serving.swap_history import Stamped, SwapHistory
+from serving.swap_history import Stamped, SwapHistory, swap_report
 
 Weights = dict[str, Tensor]
 
@@ -39,8 +39,8 @@ class TorchEngine(Engine):
         self._history = SwapHistory()
         self._one_at_a_time = asyncio.Lock()
         self._recommender: Recommender
-        self._staged: Weights | None = None
-        self._previous: Weights | None = None
+        self._staged: Weights = {}
+        self._previous: Weights = {}
 
     @property
     def version(self) -> int | None:
@@ -78,17 +78,17 @@ class TorchEngine(Engine):
 
     async def commit(self, version: int) -> SwapReport:
         async with self._gate.swap() as drain_ms:
-            target = self._history.staged(version)
-            if self._staged is None:
-                raise SwapRefused(f"version {version} is not staged; stage it first")
-            return self._swap(target, self._staged, drain_ms)
+            started, target = time.perf_counter(), self._history.staged(version)
+            self._previous = self._replace_live(target, self._staged)
+            self._staged = {}
+            return swap_report(target, self._history.committed(), drain_ms, started)
 
     async def roll_back(self) -> SwapReport:
         async with self._gate.swap() as drain_ms:
-            target = self._history.previous()
-            if self._previous is None:
-                raise SwapRefused("there is no earlier version to roll back to; stage and commit one instead")
-            return self._swap(target, self._previous, drain_ms)
+            started, target = time.perf_counter(), self._history.previous()
+            self._replace_live(target, self._previous)
+            self._previous = {}
+            return swap_report(target, self._history.rolled_back(), drain_ms, started)
 
     async def checksum(self) -> tuple[int, str]:
         async with self._gate.recommendation():
@@ -109,26 +109,17 @@ class TorchEngine(Engine):
         own = checkpoint_tensors(self._recommender.model)
         return {name: as_tensor(bundle.tensors[name]).to(tensor.dtype).clone() for name, tensor in own.items()}
 
-    def _swap(self, target: Stamped, weights: Weights, drain_ms: float) -> SwapReport:
-        """With the gate closed: copy in, verify, or copy back."""
-        started = time.perf_counter()
+    def _replace_live(self, target: Stamped, weights: Weights) -> Weights:
+        """With the gate closed: copy in and verify, or copy back and raise SwapRefused. Returns the old weights."""
         model = self._recommender.model
         kept = {name: tensor.clone() for name, tensor in checkpoint_tensors(model).items()}
         load_tensors(model, weights)
-        if self._live_checksum() != target[1]:
-            load_tensors(model, kept)
-            if self._live_checksum() != self._history.restored():
-                raise EngineDead(f"a swap failed and version {self.version} could not be restored")
-            raise SwapRefused(f"release {target[0]} was not applied: its weights changed after staging")
-        before = self._history.swapped(*target)
-        self._previous, self._staged = kept, None
-        return SwapReport(
-            version=target[0],
-            previous_version=before,
-            checksum=target[1],
-            drain_ms=drain_ms,
-            apply_ms=(time.perf_counter() - started) * 1e3,
-        )
+        if self._live_checksum() == target[1]:
+            return kept
+        load_tensors(model, kept)
+        if self._live_checksum() != self._history.restored():
+            raise EngineDead(f"a swap failed and version {self.version} could not be restored")
+        raise SwapRefused(f"release {target[0]} was not applied: its weights changed after staging")
 
     def _live_checksum(self) -> str:
         return _checksum(checkpoint_tensors(self._recommender.model))

@@ -10,6 +10,7 @@ import functools
 import importlib.metadata
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +39,8 @@ def is_cpu_build() -> bool:
 
 
 def prepare_environment(settings: EngineSettings) -> None:
-    """Set what vLLM and OpenMP read from the environment; what the user has set stays where it is a matter of taste."""
+    """Set what vLLM and OpenMP read from the environment. `OMP_NUM_THREADS` counts where no cores are named."""
+    _fork_is_safe()
     environment = {
         # `serving.item_ranking` implements the interface of runner V1, which every release in our range still has.
         "VLLM_USE_V2_MODEL_RUNNER": "0",
@@ -95,8 +97,7 @@ def start_engine(settings: EngineSettings, prompt: Prompt) -> Any:
     vocabulary = prompt.vocabulary
     ranking = {FIRST_ITEM_TOKEN: vocabulary.first_item_token, NUM_ITEMS: vocabulary.num_items}
     config = _config(settings, prompt.max_tokens + 1, ranking)
-    if is_cpu_build():
-        _let_idle_workers_sleep()
+    adapt_process()
     with _engine_processes(settings):
         return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
 
@@ -178,15 +179,24 @@ def _engine_processes(settings: EngineSettings) -> Iterator[None]:
     _register_die_with_parent()
     allowed = os.sched_getaffinity(0)
     if is_cpu_build():
-        # The platform class asks for spawn so that OpenMP reads its variables anew; ours are set before torch loads.
-        # A forked process has our imports already, which are half of a start.
-        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        # The platform class asks for spawn, so that OpenMP reads its variables anew. A forked process has our imports
+        # already, which are half of a start.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork" if _fork_is_safe() else "spawn"
         if settings.cpu_cores:
             os.sched_setaffinity(0, set().union(*map(_cores, settings.cpu_cores.split("|"))))
     try:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@functools.cache
+def _fork_is_safe() -> bool:
+    """Whether torch was still to be loaded when `prepare_environment` was first called.
+
+    Otherwise OpenMP may run threads already, which a forked child would wait for in vain.
+    """
+    return "torch" not in sys.modules
 
 
 @functools.cache
@@ -199,7 +209,14 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def keep_weights_readable() -> None:
+def adapt_process() -> None:
+    """Patch vLLM in this process: the engine's own, or a worker's before it loads the model."""
+    if is_cpu_build():
+        _keep_weights_readable()
+        _let_idle_workers_sleep()
+
+
+def _keep_weights_readable() -> None:
     """On the CPU, stop vLLM from packing linear weights into buffers that can't be read back.
 
     A packed layer leaves an empty parameter behind, so neither a checksum nor an exchange could reach what is

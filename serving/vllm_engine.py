@@ -19,7 +19,7 @@ from serving.fingerprint import combine
 from serving.ranking_plan import RankingPlan, plan_ranking, scored_items
 from serving.shared_file import SharedRelease
 from serving.swap_gate import SwapGate
-from serving.swap_history import SwapHistory
+from serving.swap_history import Stamped, SwapHistory, swap_report
 
 _FIRST_POLL_SECONDS = 0.005
 _LAST_POLL_SECONDS = 0.1
@@ -89,12 +89,15 @@ class VllmEngine(Engine):
 
     async def commit(self, version: int) -> SwapReport:
         async with self._gate.swap() as drain_ms:
-            expected = self._history.staged(version)
-            return await self._swap("slipstream_commit", expected, drain_ms)
+            started, expected = time.perf_counter(), self._history.staged(version)
+            await self._exchange("slipstream_commit", expected)
+            return swap_report(expected, self._history.committed(), drain_ms, started)
 
     async def roll_back(self) -> SwapReport:
         async with self._gate.swap() as drain_ms:
-            return await self._swap("slipstream_roll_back", self._history.previous(), drain_ms)
+            started, expected = time.perf_counter(), self._history.previous()
+            await self._exchange("slipstream_roll_back", expected)
+            return swap_report(expected, self._history.rolled_back(), drain_ms, started)
 
     async def checksum(self) -> tuple[int, str]:
         async with self._gate.recommendation():
@@ -122,20 +125,15 @@ class VllmEngine(Engine):
         first = self._prompt.vocabulary.first_item_token
         return scored_items(self._prompt.vocabulary, [token - first for token in tokens], scores)
 
-    async def _swap(self, method: str, target: tuple[int, str], drain_ms: float) -> SwapReport:
-        """With the gate closed: swap on every rank, verify, or put everything back."""
-        started = time.perf_counter()
+    async def _exchange(self, method: str, expected: Stamped) -> None:
+        """With the gate closed: swap on every rank and verify, or put everything back and raise SwapRefused."""
         results = await self._rpc(method)
-        failures = [text for status, text in results if status != "done"]
-        if not failures and combine(text for _, text in results) == target[1]:
-            previous = self._history.swapped(*target)
-            apply_ms = (time.perf_counter() - started) * 1e3
-            return SwapReport(
-                version=target[0], previous_version=previous, checksum=target[1], drain_ms=drain_ms, apply_ms=apply_ms
-            )
+        failures = [f"rank {rank}: {text}" for rank, (status, text) in enumerate(results) if status != "done"]
+        if not failures and combine(text for _, text in results) == expected[1]:
+            return
         await self._restore()
         reason = failures[0] if failures else "the weights in memory are not those that were staged"
-        raise SwapRefused(f"release {target[0]} was not applied: {reason}; version {self.version} serves on")
+        raise SwapRefused(f"release {expected[0]} was not applied: {reason}; version {self.version} serves on")
 
     async def _restore(self) -> None:
         results = await self._rpc("slipstream_undo")

@@ -19,8 +19,9 @@ from safetensors import safe_open
 from serving import vllm_compat
 from serving.shadow import Shadow, live_fingerprint
 
-# Before this rank's model is loaded: the module is imported when the worker is built.
-vllm_compat.keep_weights_readable()
+# The module is imported when the worker is built: before this rank's model is loaded.
+vllm_compat.adapt_process()
+vllm_compat.die_with_parent()
 
 _NICENESS = 10
 
