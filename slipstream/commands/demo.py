@@ -32,6 +32,7 @@ def demo(
     Exit code 1 when a process died or would not start; its log is named.
     """
     import asyncio
+    import sys
     import tempfile
 
     import msgspec
@@ -58,7 +59,7 @@ def demo(
         pretrain_seconds=pretrain_seconds,
         keep=keep,
     )
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     expected = (
         DataError, PretrainingFailed, BrokerFailed, LogNotEmpty, LogUnavailable, ProcessDied, NotReadyInTime,
         NotTrainedInTime, EventsRefused,

@@ -12,14 +12,14 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
+Floats = npt.NDArray[np.floating]
+
 TOLERANCE = 1e-3
 """In log-probability. fp32 engines were seen to differ by 1e-5; two ranks closer than this count as a tie."""
 
 
-def agrees(
-    served: Sequence[int], scores: Sequence[float], oracle: npt.NDArray[np.float32], excluded: Collection[int], k: int
-) -> bool:
-    """Whether `served` (item indices, best first, with `scores`) is the oracle's top `k`.
+def same_list(served: Sequence[int], oracle: Floats, excluded: Collection[int], k: int) -> bool:
+    """Whether `served` (item indices, best first) is the oracle's top `k`, ranks within the tolerance exchangeable.
 
     Args:
         oracle: log-probabilities of the whole catalogue, nothing masked. [num_items]
@@ -31,5 +31,9 @@ def agrees(
     if len(served) != expected or len(set(served)) != expected:
         return False
     best = -np.sort(-masked)[:expected]
-    found = masked[list(served)]
-    return bool(np.all(best - found <= TOLERANCE) and np.all(np.abs(found - np.asarray(scores)) <= TOLERANCE))
+    return bool(np.all(best - masked[list(served)] <= TOLERANCE))
+
+
+def same_scores(served: Sequence[int], scores: Sequence[float], oracle: Floats) -> bool:
+    """Whether each served score is the oracle's score of that item, within the tolerance."""
+    return bool(np.all(np.abs(oracle.astype(np.float64)[list(served)] - np.asarray(scores)) <= TOLERANCE))

@@ -52,12 +52,17 @@ class World:
 
     async def wait_ready(self) -> None:
         """Until replicas and gateway answer. Raises ProcessDied or NotReadyInTime."""
-        waits = [self.gateway.wait_ready(url, _START_SECONDS) for url in [*self.replica_urls, self.gateway.url]]
-        ready = asyncio.gather(*waits)
-        while not ready.done():
-            self.supervisor.check()
-            await asyncio.wait([ready], timeout=0.5)
-        await ready
+        urls = [*self.replica_urls, self.gateway.url]
+        waiting = {asyncio.ensure_future(self.gateway.wait_ready(url, _START_SECONDS)) for url in urls}
+        try:
+            while waiting:
+                self.supervisor.check()
+                done, waiting = await asyncio.wait(waiting, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
 
 
 def pretrained(folder: Path, dataset: str, data: Path | None, seconds: float) -> Path:

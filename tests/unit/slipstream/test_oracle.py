@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from slipstream.demo.oracle import agrees
+from slipstream.demo.oracle import same_list, same_scores
 
 ORACLE = np.array([-1.0, -2.0, -2.0005, -3.0, -4.0], dtype=np.float32)
 
@@ -26,4 +26,5 @@ ORACLE = np.array([-1.0, -2.0, -2.0005, -3.0, -4.0], dtype=np.float32)
          "too short", "repeated", "catalogue exhausted"],
 )  # fmt: skip
 def test_agreement(served: list[int], scores: list[float], excluded: list[int], verdict: bool) -> None:
-    assert agrees(served, scores, ORACLE, excluded, k=3) is verdict
+    agreed = same_list(served, ORACLE, excluded, k=3) and same_scores(served, scores, ORACLE)
+    assert agreed is verdict
