@@ -8,7 +8,7 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from contracts.problem import Problem
+from contracts.problem import PROBLEM_TYPE_BASE, Problem
 from contracts.replica import (
     CommitRequest,
     RankAnswer,
@@ -23,11 +23,16 @@ from contracts.wire import UnreadableMessage, decode, encode
 T = TypeVar("T")
 _ANSWERS = frozenset({ReplicaState.READY, ReplicaState.PREPARING, ReplicaState.COMMITTING})
 _JSON = {"Content-Type": "application/json"}
+_OVERLOADED = PROBLEM_TYPE_BASE + "replica-overloaded"
 _MISSES_ALLOWED = 2
 
 
 class ReplicaFailed(Exception):
     """No usable answer: the connection broke, the time ran out, or it said 5xx. Another replica may do better."""
+
+
+class ReplicaBusy(ReplicaFailed):
+    """It is full, and as well as ever: another one may have room."""
 
 
 class ReplicaRefused(Exception):
@@ -89,6 +94,8 @@ class Replica:
         self.in_flight += 1
         try:
             answer = await self._call("POST", "/v1/rank", encode(request), RankAnswer, timeout_seconds)
+        except ReplicaBusy:
+            raise
         except ReplicaFailed as error:
             self.problem = str(error)
             raise
@@ -124,18 +131,21 @@ class Replica:
             raise ReplicaFailed(f"{self.name}{path}: no answer within {timeout_seconds:.2f} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ReplicaFailed(f"{self.name}{path}: {type(error).__name__}: {error}") from error
-        if response.status >= 500:
-            raise ReplicaFailed(f"{self.name}{path}: {response.status}: {_detail(content)}")
         if response.status >= 400:
-            raise ReplicaRefused(f"{self.name}{path}: {response.status}: {_detail(content)}")
+            raise _no(response.status, f"{self.name}{path}", content)
         try:
             return decode(content, answer)
         except UnreadableMessage as error:
             raise ReplicaFailed(f"{self.name}{path}: {error}") from error
 
 
-def _detail(content: bytes) -> str:
+def _no(status: int, where: str, content: bytes) -> ReplicaFailed | ReplicaRefused:
     try:
-        return decode(content, Problem).detail
+        document = decode(content, Problem)
+        kind, detail = document.type, document.detail
     except UnreadableMessage:
-        return content[:200].decode(errors="replace")
+        kind, detail = "", content[:200].decode(errors="replace")
+    text = f"{where}: {status}: {detail}"
+    if kind == _OVERLOADED:
+        return ReplicaBusy(text)
+    return ReplicaFailed(text) if status >= 500 else ReplicaRefused(text)

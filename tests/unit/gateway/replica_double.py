@@ -30,6 +30,7 @@ class ReplicaDouble:
         dies: cuts every recommendation's connection.
         hangs: never answers a recommendation.
         unready: answers recommendations with 503.
+        full: answers them with the 503 of a replica that has no room.
         ranked, staged, committed: what it was asked, in order.
         journal: shared by doubles: (name, what) of each swap's steps, in order.
     """
@@ -41,6 +42,7 @@ class ReplicaDouble:
     dies: bool = False
     hangs: bool = False
     unready: bool = False
+    full: bool = False
     commit_seconds: float = 0.0
     ranked: list[RankRequest] = field(default_factory=list)
     staged: list[int] = field(default_factory=list)
@@ -85,6 +87,8 @@ class ReplicaDouble:
             await asyncio.sleep(3600)
         if self.unready:
             return _no(503, "not ready")
+        if self.full:
+            return _no(503, "512 recommendations are in this replica", "replica-overloaded")
         answer = RankAnswer(model_version=self.version, items=[ScoredItem(self.name, -1.0)], engine_ms=0.1)
         return _json(encode(answer))
 
@@ -123,5 +127,5 @@ def _json(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-def _no(status: int, detail: str) -> web.Response:
-    return web.Response(body=encode(problem("no", "No", status, detail)), status=status, content_type=PROBLEM_JSON)
+def _no(status: int, detail: str, kind: str = "no") -> web.Response:
+    return web.Response(body=encode(problem(kind, "No", status, detail)), status=status, content_type=PROBLEM_JSON)

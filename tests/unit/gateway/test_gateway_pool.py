@@ -71,6 +71,15 @@ async def test_a_failed_replica_gets_nothing_until_its_status_is_good_again(
     assert {who(await rank(pool)) for _ in range(40)} == {"one", "two"}
 
 
+async def test_a_full_replica_s_requests_go_to_the_other_and_it_stays_in_the_pool(
+    pool: ReplicaPool, doubles: list[ReplicaDouble]
+) -> None:
+    doubles[0].full = True
+    assert {who(await rank(pool)) for _ in range(20)} == {"two"}
+    assert len(doubles[0].ranked) > 1
+    assert len(pool.usable) == 2
+
+
 async def test_a_replica_that_hangs_costs_half_the_time_not_the_answer(
     pool: ReplicaPool, doubles: list[ReplicaDouble]
 ) -> None:
