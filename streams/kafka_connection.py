@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -11,6 +12,12 @@ from kafka.net.compat import KafkaNetClient
 from streams.event_log import LogUnavailable, RecordRefused
 
 Client = TypeVar("Client")
+
+for _name in ("kafka.net", "kafka.cluster"):
+    # Three ERROR lines for each refused connection, twice a second for each client, all through an outage that our
+    # callers are told of anyway. A level that somebody has set stands.
+    if logging.getLogger(_name).level == logging.NOTSET:
+        logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 _REFUSED = (
     errors.MessageSizeTooLargeError,

@@ -268,7 +268,7 @@ def test_an_offset_that_is_not_there_is_an_error_that_names_both(world: World) -
 
 
 def test_a_missing_topic_is_said_to_be_missing(world: World) -> None:
-    log = world.connect(delivery_timeout_seconds=2.0, request_timeout_seconds=1.0, connect_timeout_seconds=1.0)
+    log = world.connect(delivery_timeout_seconds=1.0, request_timeout_seconds=1.0, connect_timeout_seconds=0.5)
     with pytest.raises(LogUnavailable, match="no-such-topic is missing"):
         log.partitions("no-such-topic")
     with pytest.raises(LogUnavailable, match="no-such-topic"):
