@@ -14,6 +14,7 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 if not os.environ.get("NUMBA_CACHE_DIR"):
@@ -76,3 +77,19 @@ def byte_pointer(typing_context: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(types.uint8)(types.uintp), generate
+
+
+@intrinsic
+def prefetch_for_write(typing_context: Any, address: Any) -> Any:
+    """Ask for the cache line at `address`; never faults."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(32)
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        hints = [ir.Constant(word, value) for value in (1, 3, 1)]
+        builder.call(function, [builder.inttoptr(arguments[0], byte), *hints])
+        return context.get_dummy_value()
+
+    return types.void(types.uintp), generate
