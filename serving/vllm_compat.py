@@ -64,7 +64,8 @@ def prepare_environment(settings: EngineSettings) -> None:
             "KMP_BLOCKTIME": "0",
         }
     os.environ.update(environment)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 
 
 def _threads(settings: EngineSettings, ranks: int) -> int:
@@ -105,6 +106,7 @@ def start_engine(settings: EngineSettings, prompt: Prompt) -> Any:
 def one_token_request(plan: RankingPlan, cache_salt: str) -> tuple[Any, Any]:
     """Prompt and sampling parameters of one recommendation."""
     from vllm import SamplingParams
+    from vllm.inputs.engine import tokens_input
 
     params = SamplingParams(
         temperature=0.0,
@@ -115,7 +117,7 @@ def one_token_request(plan: RankingPlan, cache_salt: str) -> tuple[Any, Any]:
         ignore_eos=True,
         extra_args=extra_args(plan),
     )
-    return {"prompt_token_ids": plan.tokens, "cache_salt": cache_salt}, params
+    return tokens_input(plan.tokens, cache_salt=cache_salt), params
 
 
 def extra_args(plan: RankingPlan) -> dict[str, bytes]:

@@ -24,6 +24,8 @@ from serving.swap_history import Stamped, SwapHistory, swap_report
 _FIRST_POLL_SECONDS = 0.005
 _LAST_POLL_SECONDS = 0.1
 _HEALTH_SECONDS = 0.25
+_SHUTDOWN_SECONDS = 1.0
+"""Then the processes are killed: they hold nothing that must be written."""
 
 
 class VllmEngine(Engine):
@@ -107,7 +109,7 @@ class VllmEngine(Engine):
     async def close(self) -> None:
         llm, self._llm = self._llm, None
         if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+            await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_SECONDS)
 
     async def wait_lost(self) -> str:
         while self._llm is None or not self._llm.errored:  # noqa: ASYNC110 (vLLM has a flag, no event)

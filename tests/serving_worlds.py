@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -65,3 +68,11 @@ def histories(count: int, num_items: int = NUM_ITEMS) -> list[list[str]]:
     draw = random.Random(0)
     lengths = [0, 1, 10, 50, 80]
     return [[f"item-{draw.randrange(num_items)}" for _ in range(lengths[n % 5])] for n in range(count)]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Polls until `condition` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.001)
