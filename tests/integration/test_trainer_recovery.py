@@ -1,0 +1,201 @@
+"""`kill -9` of the real trainer on a real broker: no event lost or trained twice, weights bit-identical."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts import topics, wire
+from contracts.event import Event
+from contracts.item import Item
+from contracts.release import ReleaseAnnouncement
+from online_trainer.fault_points import FaultPoint
+from online_trainer.ledger import Untrained, read_rows
+from recommender.initialise import preset_recommender
+from recommender.loading import save_recommender
+from releases.fsspec_store import FsspecReleaseStore
+from streams.catch_up import newest_by_key
+from streams.event_log import EventLog
+from streams.kafka_log import KafkaEventLog
+from tests.integration.trainer_processes import TrainerProcesses
+
+pytestmark = pytest.mark.kafka
+STATIC = ("--train-from", "begin", "--stop-at-end", "--batch-events", "16")
+STATIC += ("--publish-seconds", "0", "--publish-events", "48", "--keep-releases", "1000")
+EVENTS = 240
+
+
+def event(number: int) -> Event:
+    return Event(
+        event_id=f"e{number}",
+        event_type="click",
+        user_id=f"u{number * 7 % 23}",
+        item_id=f"i{number * 11 % 40}",
+        timestamp=1000.0 + number // 2,
+    )
+
+
+def send(log: EventLog, events: list[Event]) -> None:
+    for future in [log.produce(topics.EVENTS, e.user_id.encode(), wire.encode(e)) for e in events]:
+        future.result(30)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_recommender(preset_recommender("tiny", [Item(item_id=f"i{n}") for n in range(38)], seed=2), folder)
+    return folder
+
+
+@pytest.fixture
+def log(clean_kafka: str) -> Iterator[KafkaEventLog]:
+    connection = KafkaEventLog(clean_kafka, client_id="tests")
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def trainers(clean_kafka: str, model_dir: Path, tmp_path: Path) -> Iterator[TrainerProcesses]:
+    processes = TrainerProcesses(clean_kafka, model_dir, tmp_path)
+    yield processes
+    processes.close()
+
+
+def releases(trainers: TrainerProcesses, model: str) -> dict[int, dict[str, str]]:
+    """Version → tensor → sha256, each verified."""
+    store = FsspecReleaseStore(str(trainers.folder / "releases"))
+    found = {version: store.read(model, version).manifest for version in store.versions(model)}
+    return {v: {name: entry.sha256 for name, entry in m.tensors.items()} for v, m in found.items()}
+
+
+def last_tensors(trainers: TrainerProcesses, state: str) -> bytes:
+    """Weights, optimizer and random state of the last checkpoint."""
+    return max((trainers.folder / state / "checkpoints").glob("0*/tensors.safetensors")).read_bytes()
+
+
+def ledger(trainers: TrainerProcesses, state: str) -> bytes:
+    return (trainers.folder / state / "prequential.jsonl").read_bytes()
+
+
+def announced(log: EventLog, model: str) -> int:
+    value = newest_by_key(log, topics.RELEASES)[model.encode()].value
+    assert value is not None
+    return wire.decode(value, ReleaseAnnouncement).version
+
+
+KILLED_AT = [
+    "start.journal-begun",
+    "start.announced",
+    "plan.written:2",
+    "batch.gradient-ready:5",
+    "batch.dead-letter-sent",
+    "commit.ledger-synced:3",
+    "commit.state-written:2",
+    "commit.renamed:3",
+    "stop.committed",
+]
+
+
+@pytest.mark.timeout(240)
+def test_killed_anywhere_and_started_again_the_trainer_ends_bit_for_bit_where_it_would_have(
+    log: KafkaEventLog, trainers: TrainerProcesses
+) -> None:
+    send(log, [event(n) for n in range(EVENTS // 2)])
+    log.produce(topics.EVENTS, b"u1", b"not an event").result(30)
+    send(log, [event(5), *(event(n) for n in range(EVENTS // 2, EVENTS))])
+    assert trainers.run("calm", *STATIC) == 0, trainers.said("calm")
+    calm = releases(trainers, "calm")
+    rows = read_rows(trainers.folder / "calm" / "prequential.jsonl")
+    unknown = {f"e{n}" for n in range(EVENTS) if event(n).item_id in ("i38", "i39")}
+    trained = Counter(row.event_id for row in rows if row.trained)
+    assert trained == Counter({f"e{n}" for n in range(EVENTS)} - unknown)
+    assert Counter(row.reason for row in rows if not row.trained) == {
+        Untrained.UNKNOWN_ITEM: len(unknown),
+        Untrained.DUPLICATE: 1,
+        Untrained.UNREADABLE: 1,
+    }
+    assert len(calm) > 4
+    # The last release is the one whose announcement no later one makes up for.
+    for fault in [*KILLED_AT, f"publish.stored:{len(calm)}"]:
+        name = fault.replace(":", "-")
+        assert trainers.run(name, *STATIC, fault=fault) == -signal.SIGKILL, f"{fault} was never reached"
+        assert trainers.run(name, *STATIC) == 0, trainers.said(name)
+        assert last_tensors(trainers, name) == last_tensors(trainers, "calm"), fault
+        assert ledger(trainers, name) == ledger(trainers, "calm"), fault
+        assert releases(trainers, name) == calm, fault
+        assert announced(log, name) == max(calm), fault
+
+
+def test_every_fault_point_is_one_of_the_enum() -> None:
+    assert {fault.partition(":")[0] for fault in KILLED_AT} <= set(FaultPoint)
+
+
+@pytest.mark.timeout(120)
+def test_killed_on_a_live_stream_again_and_again_it_repeats_the_batches_that_the_clock_cut(
+    log: KafkaEventLog, trainers: TrainerProcesses
+) -> None:
+    live = ("--train-from", "begin", "--batch-events", "16", "--linger-seconds", "0.02", "--publish-seconds", "0.3")
+    stream = threading.Thread(target=_trickle, args=(log,))
+    process = trainers.start("live", *live)
+    stream.start()
+    for fault in ("batch.stepped:4", "commit.tensors-written:2", "plan.journalled:6"):
+        process.kill()
+        process.join()
+        assert trainers.run("live", *live, fault=fault) == -signal.SIGKILL, trainers.said("live")
+        process = trainers.start("live", *live)
+    stream.join()
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 0, trainers.said("live")
+    assert trainers.run("live", "--stop-at-end") == 0
+    trained = Counter(row.event_id for row in read_rows(trainers.folder / "live/prequential.jsonl") if row.trained)
+    assert trained == Counter(f"e{n}" for n in range(EVENTS) if event(n).item_id not in ("i38", "i39"))
+
+    (trainers.folder / "calm").mkdir()
+    (trainers.folder / "calm/journal.jsonl").write_bytes((trainers.folder / "live/journal.jsonl").read_bytes())
+    assert trainers.run("live", "--stop-at-end", state="calm") == 0
+    assert last_tensors(trainers, "calm") == last_tensors(trainers, "live")
+    assert ledger(trainers, "calm") == ledger(trainers, "live")
+
+
+def _trickle(log: EventLog) -> None:
+    for number in range(EVENTS):
+        send(log, [event(number)])
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(120)
+def test_a_replaced_trainer_is_fenced_off_and_says_so(log: KafkaEventLog, trainers: TrainerProcesses) -> None:
+    flags = ("--train-from", "begin", "--publish-seconds", "0.1", "--linger-seconds", "0.05")
+    send(log, [event(n) for n in range(20)])
+    old = trainers.start("m", *flags, state="old")
+    wait_until(lambda: (trainers.folder / "releases/m/manifests").exists() and len(releases(trainers, "m")) > 1, "v2")
+    assert trainers.run("m", *flags, state="old") == 5
+    new = trainers.start("m", *flags, state="new")
+    epochs = trainers.folder / "releases/m/epochs"
+    wait_until(lambda: len(list(epochs.iterdir())) > 1, "the new trainer's epoch")
+    send(log, [event(n) for n in range(20, 40)])
+    old.join(30)
+    assert old.exitcode == 3, trainers.said("m")
+    assert "another trainer has taken over" in trainers.said("m")
+    wait_until(lambda: ledger(trainers, "new").count(b"\n") == 40, "the new trainer's last commit")
+    new.terminate()
+    new.join(30)
+    assert new.exitcode == 0, trainers.said("m")
+    store = FsspecReleaseStore(str(trainers.folder / "releases"))
+    manifest = store.manifest("m", announced(log, "m"))
+    assert manifest.epoch == 2
+    assert sum(manifest.offsets.values()) == 40
