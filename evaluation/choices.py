@@ -1,0 +1,118 @@
+"""Choosing settings on 70-80 % of the timeline, and remembering what was chosen and from what.
+
+The results folder holds `choices.json` for each data set and protocol: per method every trial with its NDCG@10, and the
+best. A method that has been chosen is not chosen again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from catalogue.datasets import Dataset
+from catalogue.replay import Timeline, timeline
+from evaluation.methods import Fit, Method
+from evaluation.scorer import Scorer
+from evaluation.stages import configuration_hash, tuning_stage
+from evaluation.stream import Outcome, leave_last_out, leave_out_training, prequential, time_split
+
+Protocol = Literal["prequential", "time-split", "leave-one-out"]
+CHOICE_SEED = 0
+OnTrial = Callable[[str], None]
+
+
+class Choices:
+    """`choices.json` of one data set and protocol."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def trials(self, method: str) -> list[dict[str, Any]]:
+        """What was tried so far: `settings`, `chosen` (what to fit with), `ndcg`."""
+        return list(self._read().get(method, []))
+
+    def best(self, method: str) -> dict[str, Any]:
+        """The settings to fit `method` with. Raises LookupError where nothing was tried."""
+        trials = self.trials(method)
+        if not trials:
+            raise LookupError(f"{method} has no trial in {self.path}; run `slipstream eval choose` first")
+        return dict(max(trials, key=lambda trial: trial["ndcg"])["chosen"])
+
+    def add(self, method: str, trial: dict[str, Any]) -> None:
+        """Keep one more trial."""
+        everything = self._read()
+        everything.setdefault(method, []).append(trial)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(everything, indent=1, sort_keys=True))
+        partial.replace(self.path)
+
+    def _read(self) -> dict[str, list[dict[str, Any]]]:
+        return dict(json.loads(self.path.read_text())) if self.path.exists() else {}
+
+
+def choose(
+    method: Method,
+    dataset: Dataset,
+    protocol: Protocol,
+    choices: Choices,
+    device: torch.device,
+    on_trial: OnTrial = lambda text: None,
+) -> dict[str, Any]:
+    """Try what has not been tried; the best settings of all trials. Nothing after 80 % of the timeline is read."""
+    done = {configuration_hash(trial["settings"]) for trial in choices.trials(method.name)}
+    for number, settings in enumerate(method.trials, 1):
+        if configuration_hash(settings) in done:
+            continue
+        title = f"{method.name}, trial {number} of {len(method.trials)}"
+        ndcg, chosen = _try(method, settings, dataset, protocol, device, _titled(title, on_trial))
+        choices.add(method.name, {"settings": settings, "chosen": chosen, "ndcg": ndcg})
+    return choices.best(method.name)
+
+
+def _titled(title: str, on_trial: OnTrial) -> OnTrial:
+    on_trial(title)
+    return lambda text: on_trial(f"{title}: {text}")
+
+
+def _try(
+    method: Method,
+    settings: dict[str, Any],
+    dataset: Dataset,
+    protocol: Protocol,
+    device: torch.device,
+    report: OnTrial,
+) -> tuple[float, dict[str, Any]]:
+    past, stream_events, ask = _held_out(dataset, protocol)
+
+    def validate(scorer: Scorer) -> float:
+        return float(ask(scorer).main.ndcg.mean())
+
+    scorers = method.fit(Fit(past, CHOICE_SEED, device, stream_events, validate, report), settings)
+    # The last scorer is the one that learns on, where there is one.
+    return validate(list(scorers.values())[-1]), method.chosen(settings)
+
+
+def _held_out(dataset: Dataset, protocol: Protocol) -> tuple[Timeline, int, Callable[[Scorer], Outcome]]:
+    """The past to fit to, how many events are asked for, and the evaluation that choices are made by."""
+    if protocol == "leave-one-out":
+        line = published_line(dataset, CHOICE_SEED)
+        return leave_out_training(line), 0, lambda scorer: leave_last_out(scorer, line, validation=True)
+    stage = tuning_stage(dataset, CHOICE_SEED)
+    run = prequential if protocol == "prequential" else time_split
+    return stage.past, len(stage.line) - stage.start, lambda scorer: run(scorer, stage.line, stage.start)
+
+
+def published_line(dataset: Dataset, seed: int) -> Timeline:
+    """The timeline of leave-one-out: in the papers' order where the data set has one, to be comparable."""
+    return timeline(dataset, seed, published_order=dataset.sequence is not None)
+
+
+def methods_tried(choices: Choices, methods: Sequence[Method]) -> dict[str, int]:
+    """Trials by method, for the note under a table."""
+    return {method.name: len(choices.trials(method.name)) for method in methods}

@@ -1,0 +1,86 @@
+"""Our recommender as a method: pre-trained once, then frozen, online, and retrained ten times."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from evaluation.methods import Fit, Method, Settings
+from evaluation.ours import ModelScorer, OnlineScorer, OnlineSettings, newborn
+from evaluation.retraining import RetrainedScorer, Retraining, Start
+from evaluation.scorer import Scorer
+from online_trainer.learner import Recipe
+from recommender.loading import Recommender
+from recommender.pretrain import Pretrainer, pretrain
+from recommender.recipe import PRETRAIN, PretrainSettings
+
+PRESET = "tiny"
+
+
+class Ours(Method):
+    """Settings: `preset`, `pretrain` (`PretrainSettings`), `online` (`OnlineSettings`); the recipe where left out."""
+
+    name = "ours"
+
+    def __init__(self, trials: tuple[dict[str, Any], ...] = ({},), online: bool = True) -> None:
+        self.trials = trials
+        self._online = online
+
+    def fit(self, fit: Fit, settings: Settings) -> dict[str, Scorer]:
+        """`ours-frozen`, and `ours-online` where there is a stream: both start from the same weights."""
+        recommender = self.pretrained(fit, settings)
+        dataset = fit.past.dataset
+        scorers: dict[str, Scorer] = {"ours-frozen": ModelScorer(_copy(recommender), dataset)}
+        if self._online:
+            scorers["ours-online"] = OnlineScorer(recommender, dataset, online_settings(settings.get("online", {})))
+        return scorers
+
+    def pretrained(self, fit: Fit, settings: Settings) -> Recommender:
+        """A recommender over the items born in the past, trained on all of it."""
+        recommender = newborn(fit.past, settings.get("preset", PRESET), fit.seed)
+        recommender.model.to(fit.device)
+        trainer = Pretrainer(recommender, fit.past, _pretrain_settings(fit, settings))
+        pretrain(
+            trainer, on_step=lambda now: fit.report(f"epoch {now.epoch:.1f} of {now.epochs:.0f}, loss {now.loss:.3f}")
+        )
+        return recommender
+
+
+class Retrained(Ours):
+    """Our recommender, retrained ten times over the stream. Settings: those of `Ours`, and `start`."""
+
+    name = "ours-retrained"
+
+    def fit(self, fit: Fit, settings: Settings) -> dict[str, Scorer]:
+        """The same first model as `Ours` has with these settings and seed."""
+        start: Start = settings["start"]
+        how = Retraining(start, _pretrain_settings(fit, settings), settings.get("preset", PRESET))
+        return {
+            self.name: RetrainedScorer(self.pretrained(fit, settings), fit.past, fit.stream_events, how, fit.report)
+        }
+
+
+def retrained_trials(ours: Settings) -> tuple[dict[str, Any], ...]:
+    """From scratch or warm, with the settings chosen for `Ours`."""
+    return tuple({**ours, "start": start} for start in ("scratch", "warm"))
+
+
+def online_settings(given: Mapping[str, Any]) -> OnlineSettings:
+    """From JSON values: `batch_events`, and the rest the trainer's recipe."""
+    own = dict(given)
+    batch_events = own.pop("batch_events", OnlineSettings.batch_events)
+    if "betas" in own:
+        own["betas"] = tuple(own["betas"])
+    return OnlineSettings(batch_events, Recipe(**own))
+
+
+def _pretrain_settings(fit: Fit, settings: Settings) -> PretrainSettings:
+    given = {**msgspec.to_builtins(PRETRAIN), **settings.get("pretrain", {}), "seed": fit.seed}
+    return msgspec.convert(given, PretrainSettings)
+
+
+def _copy(recommender: Recommender) -> Recommender:
+    return Recommender(copy.deepcopy(recommender.model), recommender.vocabulary, recommender.prompt)

@@ -1,0 +1,125 @@
+"""Our recommender as a scorer: frozen, or learning online by the trainer's own learner.
+
+Items enter as they would through `rec.items.snapshot.v1`: the model is made with those born before the stream; a later
+one gets a reserved token, started from items of like title, once its first event has been asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from catalogue.datasets import Dataset
+from catalogue.protocol import Block
+from catalogue.replay import Timeline
+from evaluation.flops import Flops
+from evaluation.scorer import Scorer
+from online_trainer.learner import Learner, Recipe
+from recommender.cold_start import add_items
+from recommender.examples import Interaction, UserUpdate
+from recommender.initialise import preset_recommender
+from recommender.loading import Recommender
+from recommender.scoring import score_items
+
+
+class ModelScorer(Scorer):
+    """A recommender with live histories and weights that stay, except the rows of items born meanwhile.
+
+    Attributes:
+        recommender: what scores now; its vocabulary grows.
+    """
+
+    def __init__(self, recommender: Recommender, dataset: Dataset, batch_events: int = 512) -> None:
+        self.recommender = recommender
+        self.batch_events = batch_events
+        self._dataset = dataset
+        self._known_items = {item.item_id: item for item in dataset.items}
+        self._place = {item_id: number for number, item_id in enumerate(dataset.item_ids)}
+        self._refresh()
+
+    def score(self, blocks: Sequence[Block]) -> Tensor:
+        """`[B, I]` fp32 log-probabilities, -inf for items that have no token yet."""
+        histories = [self._model_items(block.history) for block in blocks]
+        known = score_items(self.recommender, histories)
+        scores = torch.full((len(blocks), len(self._dataset.items)), -torch.inf, device=known.device)
+        scores[:, self._column.to(known.device)] = known
+        return scores
+
+    def learn(self, blocks: Sequence[Block]) -> None:
+        """Give new items their tokens; learn nothing else."""
+        self.meet(blocks)
+
+    def meet(self, blocks: Sequence[Block]) -> None:
+        """Give a token to each item of `blocks` that has none."""
+        items = np.unique(np.concatenate([block.items for block in blocks]))
+        new = [self._dataset.items[item] for item in items[self._index[items] < 0]]
+        if new:
+            self.recommender = add_items(self.recommender, new, self._known_items)
+            self._refresh()
+
+    def _refresh(self) -> None:
+        ids = self.recommender.vocabulary.item_ids
+        column = np.array([self._place[item_id] for item_id in ids])
+        self._column = torch.from_numpy(column)
+        self._index = np.full(len(self._dataset.items), -1)
+        self._index[column] = np.arange(len(ids))
+
+    def _model_items(self, history: np.ndarray) -> list[int]:
+        """The history's end as the model's item indices; one from before the window is never read."""
+        known = self._index[history[-4 * self.recommender.prompt.window :]]
+        return known[known >= 0].tolist()
+
+
+@dataclass(frozen=True)
+class OnlineSettings:
+    """How the stream is learned.
+
+    Attributes:
+        batch_events: events a step learns from; they are asked for by the weights before it.
+        recipe: the online trainer's.
+    """
+
+    batch_events: int = 64
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+class OnlineScorer(ModelScorer):
+    """Test, then train: every batch is scored, then one step of the online trainer's `Learner` is taken on it.
+
+    Attributes:
+        flops: what the steps have cost so far.
+    """
+
+    def __init__(self, recommender: Recommender, dataset: Dataset, settings: OnlineSettings) -> None:
+        super().__init__(recommender, dataset, settings.batch_events)
+        self._learner = Learner(recommender, settings.recipe)
+        self.flops = Flops(recommender)
+
+    def learn(self, blocks: Sequence[Block]) -> None:
+        """Give new items their tokens, then one step."""
+        self.meet(blocks)
+        self._learner.recommender = self.recommender
+        updates = [self._update(block) for block in blocks]
+        with self.flops.counting(self.recommender, "last"):
+            self._learner.step(updates)
+
+    def _update(self, block: Block) -> UserUpdate:
+        # The learner compares times only for equality, to find a block's events; the past is merely "before".
+        before = float(block.timestamp) - 1.0
+        ids = self._dataset.items
+        history = [Interaction(ids[item].item_id, before) for item in block.history[-self.recommender.prompt.window :]]
+        events = [Interaction(ids[item].item_id, float(block.timestamp)) for item in block.items]
+        return UserUpdate(history, events)
+
+
+def newborn(past: Timeline, preset: str, seed: int) -> Recommender:
+    """Random weights over the items that have an event in `past`; every other item of the catalogue has a slot."""
+    items = past.dataset.items
+    born = np.unique(past.item)
+    return preset_recommender(
+        preset, [items[item] for item in born], seed, reserved_slots=max(64, len(items) - len(born))
+    )

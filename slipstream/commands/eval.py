@@ -1,0 +1,164 @@
+"""`slipstream eval`: does it recommend well, and does learning online pay."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from evaluation.choices import Protocol
+    from evaluation.session import Results, Session
+
+DatasetName = Annotated[str, typer.Option("--dataset", "-d", help="A data set; `slipstream data list` has the names.")]
+DataPath = Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Where it lies; else $SLIPSTREAM_DATA.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Runs of every method, each with its own weights and replay order.")]
+Device = Annotated[str, typer.Option(help="Where models run: cpu or cuda.")]
+Methods = Annotated[str, typer.Option(help="Only these, comma-separated; all when left out.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Results, choices and the log of opened configurations.")]
+Choose = Annotated[bool, typer.Option(help="Try settings on 70-80 % of the timeline that were not tried yet.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+group = typer.Typer(help="Measure recommendation quality by an honest protocol; resumable.", no_args_is_help=True)
+DEFAULT_OUT = Path(".slipstream/eval")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the command."""
+    app.add_typer(group, name="eval")
+
+
+@group.command("offline")
+def offline(
+    dataset: DatasetName = "ml-100k",
+    split: Annotated[Literal["time-split", "leave-one-out"], typer.Option(help="What is held out.")] = "time-split",
+    data: DataPath = None,
+    seeds: Seeds = 5,
+    device: Device = "cpu",
+    methods: Methods = "",
+    out: Out = DEFAULT_OUT,
+    choose: Choose = True,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Nobody learns after the split: baselines, SASRec and ours on the last 20 %, or on each user's last item."""
+    _evaluate(split, dataset, data, seeds, device, methods, out, choose, threads, as_json)
+
+
+@group.command("prequential")
+def prequential(
+    dataset: DatasetName = "ml-100k",
+    data: DataPath = None,
+    seeds: Seeds = 5,
+    device: Device = "cpu",
+    methods: Methods = "",
+    out: Out = DEFAULT_OUT,
+    choose: Choose = True,
+    threads: Threads = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw NDCG@10 over the stream.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test, then train, through the last 20 %: baselines, SASRec, ours frozen, online and retrained ten times."""
+    results = _evaluate("prequential", dataset, data, seeds, device, methods, out, choose, threads, as_json)
+    if plot is not None:
+        from evaluation.plots import plot_stream
+
+        plot_stream(f"{dataset}: test, then train", next(iter(results.tables.values())), plot)
+
+
+def _evaluate(
+    protocol: Protocol,
+    dataset: str,
+    data: Path | None,
+    seeds: int,
+    device: str,
+    methods: str,
+    out: Path,
+    choose: bool,
+    threads: int,
+    as_json: bool,
+) -> Results:
+    import torch
+
+    from catalogue.datasets import DataError, load
+    from evaluation.session import Session, evaluate
+    from evaluation.stages import AlreadyOpened
+
+    if threads:
+        torch.set_num_threads(threads)
+    names = tuple(name.strip() for name in methods.split(",") if name.strip())
+    try:
+        session = Session(load(dataset, data), protocol, seeds, torch.device(device), out, names, choose)
+        with _signs_of_life(session) as (on_text, on_progress):
+            results = evaluate(session, on_text, on_progress)
+    except (DataError, ValueError, LookupError, AlreadyOpened) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    _print(session, results)
+    if as_json:
+        print(json.dumps(_json(session, results)))
+    return results
+
+
+def _print(session: Session, results: Results) -> None:
+    from rich.console import Console
+
+    from evaluation.tables import flops_line, goals_table, metrics_table
+
+    console = Console()
+    for title, records in results.tables.items():
+        console.print(metrics_table(f"{session.dataset.name}, {session.protocol}, {title}", records))
+    if results.verdicts:
+        console.print(goals_table(results.verdicts))
+    if line := flops_line(results.flops):
+        console.print(line)
+
+
+def _json(session: Session, results: Results) -> dict[str, Any]:
+    from evaluation.tables import flops_rows, json_rows
+
+    rows = []
+    for number, (title, records) in enumerate(results.tables.items()):
+        rows += json_rows(title.replace(" ", "_"), records, results.verdicts if number == 0 else [])
+    rows += flops_rows(results.flops)
+    return {
+        "command": f"eval {session.protocol} --dataset {session.dataset.name} --seeds {session.seeds}",
+        "version": _version(),
+        "machine": f"{platform.machine()} {session.device}",
+        "rows": rows,
+    }
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("slipstream-rec")
+    except PackageNotFoundError:
+        return "source tree"
+
+
+@contextmanager
+def _signs_of_life(session: Session) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """What is being done now, and how many events have been asked for, on stderr."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:,.0f} events asked"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(session.dataset.name, total=None)
+        yield (
+            lambda text: bar.update(task, description=f"{session.dataset.name}: {text}"),
+            lambda events: bar.advance(task, events),
+        )
