@@ -20,9 +20,11 @@ from online_trainer.ledger import Untrained, read_rows
 from recommender.initialise import preset_recommender
 from recommender.loading import save_recommender
 from releases.fsspec_store import FsspecReleaseStore
+from streams.apache_kafka import ApacheKafka
 from streams.catch_up import newest_by_key
 from streams.event_log import EventLog
 from streams.kafka_log import KafkaEventLog
+from streams.topics import apply_topics
 from tests.integration.trainer_processes import TrainerProcesses
 
 pytestmark = pytest.mark.kafka
@@ -199,3 +201,34 @@ def test_a_replaced_trainer_is_fenced_off_and_says_so(log: KafkaEventLog, traine
     manifest = store.manifest("m", announced(log, "m"))
     assert manifest.epoch == 2
     assert sum(manifest.offsets.values()) == 40
+
+
+@pytest.mark.timeout(120)
+def test_a_broker_that_is_killed_and_comes_back_costs_no_event_and_no_trainer(
+    apache_kafka: ApacheKafka, model_dir: Path, tmp_path: Path
+) -> None:
+    apply_topics(apache_kafka.bootstrap, replication_factor=1)
+    trainers = TrainerProcesses(apache_kafka.bootstrap, model_dir, tmp_path)
+    log = KafkaEventLog(apache_kafka.bootstrap, client_id="tests")
+    try:
+        send(log, [event(n) for n in range(30)])
+        process = trainers.start("m", "--train-from", "begin", "--publish-seconds", "0.2")
+        wait_until(lambda: _covered(trainers, "m") == 30, "a release that covers the first events")
+        apache_kafka.kill()
+        apache_kafka.start()
+        send(log, [event(n) for n in range(30, 60)])
+        wait_until(lambda: _covered(trainers, "m") == 60, "a release that covers the rest", 60)
+        wait_until(lambda: announced(log, "m") == max(releases(trainers, "m")), "its announcement")
+        assert process.is_alive(), trainers.said("m")
+        rows = read_rows(trainers.folder / "m/prequential.jsonl")
+        assert Counter(row.event_id for row in rows) == Counter(f"e{n}" for n in range(60))
+    finally:
+        trainers.close()
+        log.close()
+
+
+def _covered(trainers: TrainerProcesses, model: str) -> int:
+    """Offsets in the newest release."""
+    store = FsspecReleaseStore(str(trainers.folder / "releases"))
+    versions = store.versions(model)
+    return sum(store.manifest(model, versions[-1]).offsets.values()) if versions else 0
