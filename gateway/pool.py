@@ -41,7 +41,7 @@ class Ranked(NamedTuple):
 class ReplicaPool:
     """Polls the replicas' status and spreads recommendations over those that are well. For one event loop.
 
-    aiohttp, not httpx2, carries the requests: 0.16 ms of CPU each against 0.7 ms (2 cores, keep-alive, 1 kB bodies).
+    aiohttp, not httpx2, carries the requests: 0.16 ms of CPU each against 0.7 ms (2 cores, uvloop, keep-alive, 1 kB).
     """
 
     def __init__(self, settings: GatewaySettings, policy: RoutingPolicy, metrics: GatewayMetrics) -> None:

@@ -57,6 +57,7 @@ class Replica:
         self.in_flight = 0
         self.swapping = False
         self._misses = 0
+        self._swaps = 0
         self._session = session
 
     @property
@@ -71,6 +72,7 @@ class Replica:
 
     async def refresh(self, timeout_seconds: float) -> None:
         """Ask for its status. A refused connection counts at once, a slow answer only when it repeats."""
+        swaps = self._swaps
         try:
             status = await self._call("GET", "/v1/status", None, ReplicaStatus, timeout_seconds)
         except (ReplicaFailed, ReplicaRefused) as error:
@@ -79,7 +81,8 @@ class Replica:
                 self.problem = str(error)
             return
         self._misses = 0
-        self.status = status
+        if swaps == self._swaps:  # else it may tell of the version before the swap
+            self.status = status
         self.problem = (
             None if status.state in _ANSWERS else f"{self.name}: {status.state}: {status.reason}".rstrip(": ")
         )
@@ -118,6 +121,7 @@ class Replica:
         return self._swapped(await self._call("POST", "/v1/releases/roll-back", b"", SwapReport, timeout_seconds))
 
     def _swapped(self, report: SwapReport) -> SwapReport:
+        self._swaps += 1
         if self.status is not None:
             self.status = msgspec.structs.replace(self.status, version=report.version)
         return report

@@ -59,7 +59,8 @@ async def drive(
 ) -> list[Answer]:
     """Send requests for `users`, one each, and return every answer in the order in which they came.
 
-    It costs about 0.2 ms of CPU a request.
+    It costs 0.2 ms of CPU a request beside the kernel's own for two socket calls (0.7 ms in all on a virtual machine
+    where one send takes 0.5 ms); httpx2 would add 0.5 ms.
 
     Args:
         on_answer: called with each answer as it comes.

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import structlog
+import typer
 
 _encoder = msgspec.json.Encoder(enc_hook=repr)
 
@@ -19,11 +20,11 @@ def configure(level: str = "info") -> None:
         level: `debug`, `info`, `warning` or `error`. The libraries' own loggers speak from `warning` up.
 
     Raises:
-        ValueError: another level.
+        typer.BadParameter: another level.
     """
     known = logging.getLevelNamesMapping()
     if level.upper() not in known:
-        raise ValueError(f"log level {level!r}: use debug, info, warning or error")
+        raise typer.BadParameter(f"{level!r}: use debug, info, warning or error", param_hint="--log-level")
     number = known[level.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.processors.add_log_level,

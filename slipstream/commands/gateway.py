@@ -58,7 +58,6 @@ def gateway(
     from slipstream import logs
     from streams.kafka_log import KafkaEventLog
 
-    logs.configure(log_level)
     known, prior = _catalogue(items, data)
     token = os.environ.get(admin_token_env, "")
     if not token:
@@ -68,6 +67,7 @@ def gateway(
         log = KafkaEventLog(kafka, client_id="slipstream-gateway")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    logs.configure(log_level)
     service = Gateway(settings, log, items=known, prior=prior, run_rollout=rollout)
     run(service, host, port, admin_port if token else None, token)
 

@@ -122,6 +122,7 @@ def test_a_replica_killed_under_load_drops_nothing_and_comes_back_to_the_live_ve
         assert all(answer.replica != dying for answer in load.answers[-20:])
     summary = summarise(load.answers)
     assert summary.dropped == 0, [answer for answer in load.answers if answer.dropped][:3]
+    assert world.metric("slipstream_replica_retries_total") >= 1
     version = world.versions()[1]
     assert version is not None
     world.publish(version + 1)

@@ -162,6 +162,12 @@ class World:
         answers = [call("GET", f"{url}/v1/status") for url in self.replica_urls]
         return [answer.body["version"] if answer.status == 200 else None for answer in answers]
 
+    def metric(self, name: str) -> float:
+        """A metric of the gateway that has no labels."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:  # noqa: S310
+            text = response.read().decode()
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
+
     def live(self) -> int | None:
         models = call("GET", f"{self.url}/v1/models").body["models"]
         return models[0]["live_version"] if models else None

@@ -31,6 +31,7 @@ class ReplicaDouble:
         hangs: never answers a recommendation.
         unready: answers recommendations with 503.
         full: answers them with the 503 of a replica that has no room.
+        commit_seconds, status_seconds: how long these take.
         ranked, staged, committed: what it was asked, in order.
         journal: shared by doubles: (name, what) of each swap's steps, in order.
     """
@@ -44,6 +45,7 @@ class ReplicaDouble:
     unready: bool = False
     full: bool = False
     commit_seconds: float = 0.0
+    status_seconds: float = 0.0
     ranked: list[RankRequest] = field(default_factory=list)
     staged: list[int] = field(default_factory=list)
     committed: list[int] = field(default_factory=list)
@@ -77,7 +79,9 @@ class ReplicaDouble:
         )
 
     async def _status(self, request: web.Request) -> web.Response:
-        return _json(encode(self._now()))
+        said = encode(self._now())
+        await asyncio.sleep(self.status_seconds)
+        return _json(said)
 
     async def _rank(self, request: web.Request) -> web.Response:
         self.ranked.append(decode(await request.read(), RankRequest))

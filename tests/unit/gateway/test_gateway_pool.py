@@ -116,6 +116,19 @@ async def test_a_version_asked_for_is_found_or_there_is_no_replica(
         await rank(pool, min_version=8)
 
 
+async def test_a_status_asked_for_before_a_swap_does_not_undo_it(
+    pool: ReplicaPool, doubles: list[ReplicaDouble]
+) -> None:
+    replica = pool.replicas[0]
+    doubles[0].status_seconds = 0.1
+    asking = asyncio.create_task(replica.refresh(1.0))
+    await asyncio.sleep(0.02)
+    await replica.stage(2, 1.0)
+    await replica.commit(2, 1.0)
+    await asking
+    assert replica.version == 2
+
+
 async def test_a_replica_that_swaps_is_routed_around(pool: ReplicaPool) -> None:
     pool.replicas[0].swapping = True
     assert {who(await rank(pool)) for _ in range(20)} == {"two"}
