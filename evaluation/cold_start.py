@@ -40,7 +40,7 @@ def ages(line: Timeline, record: Record) -> Ages:
 def young_items(
     record: Record, known: Ages, *, below_events: int | None = None, below_days: float | None = None
 ) -> Record:
-    """The events whose item was born, and younger than one of the bounds. An item without an event is nobody's fault."""
+    """The events whose item was born, and is younger than one of the bounds; an unborn item is nobody's fault."""
     keep = np.zeros(len(record), np.bool_)
     if below_events is not None:
         keep |= known.item_events < below_events

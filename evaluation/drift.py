@@ -1,4 +1,4 @@
-"""Tastes that turn over at once: from a moment on, items are permuted within their popularity decile for half the users.
+"""Tastes that turn over at once: items are permuted within their popularity decile, for half of the users.
 
 The permuted users go on as before under other names of items: popularity hardly changes, what follows what does.
 """

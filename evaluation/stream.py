@@ -122,8 +122,8 @@ def _run(
         on_progress(sum(len(block.items) for block in batch))
     _rank(waiting, masked, open_)
     record = masked.record()
-    if open_ is not None:
-        record = record.where(is_first(line)[record.position])
+    # An item that its user has had is masked, so it can't be asked for in this table.
+    record = record.where(is_first(line)[record.position])
     return Outcome(record, None if open_ is None else open_.record())
 
 

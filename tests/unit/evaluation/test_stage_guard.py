@@ -1,0 +1,85 @@
+"""Choices can't see the last 20 %, and it is opened once for a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from catalogue.datasets import Dataset
+from catalogue.replay import timeline
+from evaluation.choices import Choices, choose
+from evaluation.heuristics import POPULARITY_DECAYED, TRIALS, heuristic_methods
+from evaluation.methods import Heuristics, sasrec_trials
+from evaluation.our_trials import OUR_TRIALS
+from evaluation.runs import Run, execute
+from evaluation.stages import AlreadyOpened, OpenedLog, configuration_hash, tuning_stage
+
+CPU = torch.device("cpu")
+
+
+def test_choices_are_the_same_whatever_happens_in_the_last_fifth(walkers: Dataset, tmp_path: Path) -> None:
+    late = np.sort(walkers.timestamp)[int(0.8 * len(walkers))]
+    poisoned = dataclasses.replace(walkers, item=np.where(walkers.timestamp < late, walkers.item, 0).astype(np.int32))
+    method = Heuristics(POPULARITY_DECAYED)
+    chosen = []
+    for number, data in enumerate((walkers, poisoned)):
+        choices = Choices(tmp_path / f"{number}.json")
+        choose(method, data, "prequential", choices, CPU)
+        chosen.append(choices.trials(method.name))
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == TRIALS
+    stage = tuning_stage(walkers, 0)
+    assert stage.line.timestamp[-1] < late
+    assert len(stage.line) == pytest.approx(0.8 * len(walkers), abs=20)
+    assert stage.start == pytest.approx(0.7 * len(walkers), abs=20)
+
+
+def test_everyone_who_is_tuned_has_as_many_trials(walkers: Dataset, shoppers: Dataset) -> None:
+    counts = [len(h.grid) for data in (walkers, shoppers) for h in heuristic_methods(data)]
+    assert set(counts) == {1, TRIALS}, "a heuristic has nothing to choose, or as much as all others"
+    assert len(OUR_TRIALS) == TRIALS
+    for loss in ("bce", "sampled", "gbce", "full"):
+        hashes = {configuration_hash(trial) for trial in sasrec_trials(loss)}  # type: ignore[arg-type]
+        assert len(hashes) == TRIALS
+    assert len({configuration_hash(trial) for trial in OUR_TRIALS}) == TRIALS
+
+
+def test_the_end_is_opened_once_for_a_configuration_and_seed(walkers: Dataset, tmp_path: Path) -> None:
+    log = OpenedLog(tmp_path / "opened.jsonl")
+    with log.final_stage(walkers, 0, {"a": 1}) as stage:
+        assert len(stage.line) == len(walkers)
+        assert stage.line[stage.start].timestamp > stage.past[-1].timestamp
+        assert [entry["event"] for entry in log.entries()] == ["opened"], "on disk before it is handed out"
+    with pytest.raises(AlreadyOpened, match="its result stands"), log.final_stage(walkers, 0, {"a": 1}):
+        pass
+    for seed, configuration in ((1, {"a": 1}), (0, {"a": 2})):
+        with log.final_stage(walkers, seed, configuration):
+            pass
+    assert len(log.entries()) == 6
+
+
+def test_who_ended_without_a_result_may_open_again_and_it_shows(walkers: Dataset, tmp_path: Path) -> None:
+    log = OpenedLog(tmp_path / "opened.jsonl")
+    with pytest.raises(RuntimeError), log.final_stage(walkers, 0, {}):
+        raise RuntimeError
+    with log.final_stage(walkers, 0, {}):
+        pass
+    assert [entry["event"] for entry in log.entries()] == ["opened", "opened", "closed"]
+
+
+def test_a_run_that_is_done_is_read_not_made_again(walkers: Dataset, tmp_path: Path) -> None:
+    run = Run(walkers, "prequential", Heuristics(POPULARITY_DECAYED), {"half_life_days": 1}, 0, tmp_path)
+    first = execute(run, CPU, lambda text: None, lambda events: None)
+    entries = OpenedLog(tmp_path / "opened.jsonl").entries()
+    again = execute(run, CPU, lambda text: None, lambda events: None)
+    assert OpenedLog(tmp_path / "opened.jsonl").entries() == entries
+    assert np.array_equal(first[0].outcome.masked.above, again[0].outcome.masked.above)
+    assert first[0].outcome.masked.user.tolist() == timeline(walkers, 0).user[first[0].outcome.masked.position].tolist()
+    for path in run.place.glob("*.json"):
+        path.unlink()
+    with pytest.raises(AlreadyOpened):
+        execute(run, CPU, lambda text: None, lambda events: None)
