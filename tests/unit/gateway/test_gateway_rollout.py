@@ -185,6 +185,15 @@ async def test_an_operator_promotes_any_version_and_that_pauses(scene: Scene) ->
     assert scene.versions == [3, 3]
 
 
+async def test_promoting_what_is_live_does_not_forget_what_was_before(scene: Scene) -> None:
+    await scene.announce(1)
+    await scene.announce(2)
+    await scene.rollout.promote(2)
+    assert not scene.rollout.paused  # it is the newest
+    await scene.rollout.roll_back()
+    assert scene.versions == [1, 1]
+
+
 async def test_the_live_record_waits_for_the_log_and_is_not_lost(scene: Scene) -> None:
     scene.log_down = True
     with pytest.raises(LogUnavailable):
