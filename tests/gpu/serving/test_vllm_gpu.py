@@ -1,0 +1,146 @@
+"""vLLM's CUDA build: ranks as the oracle, swaps under load, tells one release from another, and how long it takes.
+
+Runs under pytest, and by itself where there is neither pytest-asyncio nor our configuration:
+`python3 -m tests.gpu.serving.test_vllm_gpu [small] [base]` prints one JSON line a preset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contracts.replica import RankAnswer, RankRequest
+from recommender.loading import Recommender, load_recommender
+from recommender.scoring import score_histories
+from serving.engine import EngineSettings
+from serving.vllm_engine import VllmEngine
+from tests.serving_worlds import bundle_of, histories, write_recommenders
+
+NUM_ITEMS = 20_000
+TOLERANCE = 0.15
+"""bf16 keeps 8 bits: scores that spread over about 8 come back within 0.05; another release's are off by 1 and more."""
+ASKERS = 64
+QUIET_SECONDS = 5.0
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.mark.parametrize("preset", ["small", "base"])
+def test_ranks_and_swaps_under_load(preset: str, tmp_path: Path) -> None:
+    """The numbers go to the output; run with `-s` to see them."""
+    print(json.dumps(asyncio.run(measure(preset, tmp_path))))
+
+
+async def measure(preset: str, directory: Path) -> dict[str, Any]:
+    """Start an engine, check it, and return what was measured."""
+    model_dirs = write_recommenders(directory, 2, NUM_ITEMS, preset, scale=2.0)
+    engine = VllmEngine(EngineSettings(model_dirs[0], dtype="bfloat16", max_num_seqs=256))
+    started = time.perf_counter()
+    try:
+        await engine.start(1)
+        result: dict[str, Any] = {"preset": preset, "start_seconds": time.perf_counter() - started}
+        oracles = [_oracle(model_dir) for model_dir in model_dirs]
+        answers: list[tuple[list[str], RankAnswer, float]] = []
+        stop = asyncio.Event()
+        askers = [asyncio.create_task(_ask(engine, answers, stop, number)) for number in range(ASKERS)]
+        await asyncio.sleep(QUIET_SECONDS)
+        quiet = len(answers)
+        swaps, checksums = await _swaps(engine, model_dirs)
+        stop.set()
+        await asyncio.gather(*askers)
+        worst = max(
+            _error(answer, oracles[(answer.model_version - 1) % 2], history) for history, answer, _ in answers[::50]
+        )
+        assert worst < TOLERANCE, f"an answer is {worst} away from the oracle's of its version"
+        assert {answer.model_version for _, answer, _ in answers} == set(range(1, 8))
+        assert len(set(checksums.values())) == 2
+        assert all(checksums[version] == checksums[version + 2] for version in (2, 3, 4, 5))
+        return (
+            result
+            | swaps
+            | {
+                "device": torch.cuda.get_device_name(),
+                "requests": len(answers),
+                "requests_per_second_quiet": quiet / QUIET_SECONDS,
+                "p99_quiet_ms": _p99([ms for _, _, ms in answers[:quiet]]),
+                "p99_swapping_ms": _p99([ms for _, _, ms in answers[quiet:]]),
+                "worst_score_error": worst,
+            }
+        )
+    finally:
+        await engine.close()
+
+
+async def _swaps(engine: VllmEngine, model_dirs: list[Path]) -> tuple[dict[str, float], dict[int, str]]:
+    """Six swaps, half a second apart; medians in milliseconds, and each version's checksum."""
+    times: dict[str, list[float]] = {"stage_ms": [], "drain_ms": [], "apply_ms": []}
+    checksums = {}
+    for version in range(2, 8):
+        bundle = bundle_of(model_dirs[(version - 1) % 2], version)
+        started = time.perf_counter()
+        await engine.stage(bundle)
+        times["stage_ms"].append((time.perf_counter() - started) * 1e3)
+        report = await engine.commit(version)
+        times["drain_ms"].append(report.drain_ms)
+        times["apply_ms"].append(report.apply_ms)
+        checksums[version] = report.checksum
+        assert await engine.checksum() == (version, report.checksum)
+        await asyncio.sleep(0.5)
+    return {name: statistics.median(values) for name, values in times.items()}, checksums
+
+
+async def _ask(
+    engine: VllmEngine, answers: list[tuple[list[str], RankAnswer, float]], stop: asyncio.Event, number: int
+) -> None:
+    asked = histories(100, NUM_ITEMS)
+    while not stop.is_set():
+        history = asked[number % len(asked)]
+        started = time.perf_counter()
+        request = RankRequest(request_id="t", history=history, num_results=20, exclude=history)
+        answer = await engine.recommend(request)
+        answers.append((history, answer, (time.perf_counter() - started) * 1e3))
+        number += 1
+
+
+def _oracle(model_dir: Path) -> Recommender:
+    """The same weights rounded to bf16, computed with in fp32 on the GPU."""
+    recommender = load_recommender(model_dir)
+    recommender.model.bfloat16().float().cuda()
+    return recommender
+
+
+def _error(answer: RankAnswer, oracle: Recommender, history: list[str]) -> float:
+    """How far the answer is from the oracle's: in its scores, and in what the items it chose lack to the best ones."""
+    scores = score_histories(oracle, [history])[0].clone()
+    index = oracle.vocabulary.index
+    scores[[index[item] for item in history]] = -torch.inf
+    best = scores.topk(len(answer.items)).values.tolist()
+    found = [float(scores[index[item.item_id]]) for item in answer.items]
+    assert len(answer.items) == 20 == len({item.item_id for item in answer.items})
+    return max(
+        max(abs(item.score - score), abs(want - score))
+        for item, score, want in zip(answer.items, found, best, strict=True)
+    )
+
+
+def _p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or ["small", "base"]:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(asyncio.run(measure(name, Path(folder)))), flush=True)
