@@ -23,11 +23,11 @@ class PretrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """
 
     epochs: float = 20.0
-    batch_rows: int = 32
-    learning_rate: float = 3e-3
+    batch_rows: int = 16
+    learning_rate: float = 2e-3
     warmup_steps: int = 50
     final_ratio: float = 0.05
-    weight_decay: float = 0.01
+    weight_decay: float = 0.1
     beta2: float = 0.98
     dropout: float = 0.2
     clip_norm: float = 5.0
