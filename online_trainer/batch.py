@@ -54,7 +54,7 @@ def train_batch(
     grouped = group(arrivals, histories)
     report = StepReport(Verdict.NOTHING)
     if grouped.updates and not passed:
-        report = learner.step(grouped.updates)
+        report = learner.step(grouped.updates, histories.draw)
     refused = Untrained.NON_FINITE if passed or report.verdict is Verdict.NON_FINITE else None
     rows = [
         arrival.row(number, report.ndcg.get(place) if place else None, refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,27 +12,14 @@ from torch import Tensor
 
 from online_trainer.fault_points import FaultPoint, reach
 from recommender.examples import OnlineBatch, UserUpdate, online_batch
-from recommender.loading import Recommender, checkpoint_tensors, load_tensors
+from recommender.loading import Recommender
+from recommender.online import OnlineModel
 from recommender.ranking import ndcg, tied_ranks
-from recommender.training import online_loss
+from recommender.recipe import OnlineRecipe
+from recommender.replay import Past
 
-_MODEL, _OPTIMIZER, _RANDOM = "model.", "optimizer.", "random.torch"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a batch changes the weights: AdamW (Loshchilov and Hutter 2019) on the clipped mean loss.
-
-    Attributes:
-        learning_rate: constant; a stream has no end to decay towards.
-        betas, weight_decay: AdamW's.
-        clip_norm: gradients are scaled down to this L2 norm.
-    """
-
-    learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
+Recipe = OnlineRecipe
+"""How a batch changes the weights."""
 
 
 class Verdict(StrEnum):
@@ -66,64 +54,54 @@ class Learner:
     """
 
     def __init__(self, recommender: Recommender, recipe: Recipe) -> None:
-        self.recommender = recommender
-        self._recipe = recipe
-        self._names = {id(parameter): name for name, parameter in recommender.model.named_parameters()}
-        self._optimizer = torch.optim.AdamW(
-            recommender.model.parameters(),
-            lr=recipe.learning_rate,
-            betas=recipe.betas,
-            weight_decay=recipe.weight_decay,
-        )
+        self._online = OnlineModel(recommender, recipe)
 
-    def step(self, users: Sequence[UserUpdate]) -> StepReport:
-        """Score every event by the weights as they are, then take one step on all of them."""
+    @property
+    def recommender(self) -> Recommender:
+        """What scores, and is published: the average of the weights that learn (`OnlineRecipe.average`)."""
+        return self._online.recommender
+
+    @recommender.setter
+    def recommender(self, grown: Recommender) -> None:
+        self._online.recommender = grown
+
+    def step(self, users: Sequence[UserUpdate], past: Past | None = None) -> StepReport:
+        """Score every event by the weights as they are, then take one step on all of them.
+
+        Args:
+            past: draws histories of past users, to be learned again beside the new events; None learns those alone.
+        """
         batch = online_batch(self.recommender, users)
         if not batch.num_events:
             return StepReport(Verdict.NOTHING)
-        loss, log_probabilities = online_loss(self.recommender, batch)
-        if not torch.isfinite(loss):
-            return StepReport(Verdict.NON_FINITE, float(loss.detach()))
+        log_probabilities = self._online.score(batch)
+        if not bool(torch.isfinite(log_probabilities).all()):
+            return StepReport(Verdict.NON_FINITE)
         scores = _prequential(batch, log_probabilities)
         reach(FaultPoint.BATCH_SCORED)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.recommender.model.parameters(), self._recipe.clip_norm)
-        finite = bool(torch.isfinite(norm))
+        loss, norm = self._online.backward(batch, past)
+        finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             reach(FaultPoint.BATCH_GRADIENT_READY)
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return StepReport(Verdict.APPLIED if finite else Verdict.NON_FINITE, float(loss.detach()), scores)
+            self._online.step()
+        self._online.clear()
+        return StepReport(Verdict.APPLIED if finite else Verdict.NON_FINITE, loss, scores)
 
     def is_finite(self) -> bool:
         """Whether every weight and every optimizer value is."""
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.state().values() if tensor.is_floating_point())
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights by checkpoint name, sharing memory."""
-        return checkpoint_tensors(self.recommender.model)
+        """The weights that are published, by checkpoint name, sharing memory."""
+        return self._online.weights()
 
     def state(self) -> dict[str, Tensor]:
         """Weights, optimizer state and random state by name, sharing memory where they are tensors."""
-        state = {_MODEL + name: tensor for name, tensor in self.weights().items()}
-        for parameter, values in self._optimizer.state.items():
-            for key, value in values.items():
-                state[f"{_OPTIMIZER}{key}.{self._names[id(parameter)]}"] = value
-        state[_RANDOM] = torch.get_rng_state()
-        return state
+        return self._online.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Become what `state` was. Raises ValueError for a state of another model; nothing has changed then."""
-        model = self.recommender.model
-        load_tensors(model, {n.removeprefix(_MODEL): t for n, t in state.items() if n.startswith(_MODEL)})
-        self._optimizer.state.clear()
-        self._optimizer.zero_grad(set_to_none=True)
-        parameters = dict(model.named_parameters())
-        for name, tensor in state.items():
-            if name.startswith(_OPTIMIZER):
-                key, _, parameter = name.removeprefix(_OPTIMIZER).partition(".")
-                self._optimizer.state[parameters[parameter]][key] = tensor.clone()
-        torch.set_rng_state(state[_RANDOM].clone())
+        self._online.load_state(state)
 
 
 def _prequential(batch: OnlineBatch, log_probabilities: Tensor) -> dict[tuple[int, int], float]:

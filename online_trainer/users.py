@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from online_trainer.ledger import LedgerRow, Untrained
 from recommender.examples import Interaction
 
@@ -35,11 +37,20 @@ class DedupeWindow:
 
 
 class Histories:
-    """Each user's last `length` events, oldest first."""
+    """Each user's last `length` events, oldest first, and draws of users to learn again.
+
+    Attributes:
+        REPLAY_EVENTS: a draw is of the last so many events of all users: in proportion to their events, the old
+            forgotten.
+    """
+
+    REPLAY_EVENTS = 100_000
 
     def __init__(self, length: int) -> None:
         self._length = length
         self._users: dict[str, deque[Interaction]] = {}
+        self._ring: list[str] = []
+        self._count = 0
 
     def of(self, user_id: str) -> Sequence[Interaction]:
         """The user's events so far; empty for a new user."""
@@ -51,6 +62,17 @@ class Histories:
         if history is None:
             history = self._users[user_id] = deque(maxlen=self._length)
         history.append(interaction)
+        if len(self._ring) < self.REPLAY_EVENTS:
+            self._ring.append(user_id)
+        else:
+            self._ring[self._count % self.REPLAY_EVENTS] = user_id
+        self._count += 1
+
+    def draw(self, count: int) -> list[Sequence[Interaction]]:
+        """The histories of the users of `count` events drawn at random, by torch's random state; none of none."""
+        if not self._ring:
+            return []
+        return [self._users[self._ring[place]] for place in torch.randint(len(self._ring), (count,)).tolist()]
 
 
 class Users:

@@ -35,3 +35,42 @@ class PretrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 PRETRAIN = PretrainSettings()
+
+
+class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a stream is learned: pre-training goes on at its peak rate, and the average of the weights serves.
+
+    A few users fill a batch of the stream, and learning from them alone makes the model forget the others: it must see
+    the past again in between. A constant rate leaves the weights noisy; their running average is not.
+
+    Attributes:
+        learning_rate: AdamW's, constant: a stream has no end to decay towards.
+        betas, weight_decay: AdamW's.
+        clip_norm: gradients are scaled down to this L2 norm.
+        dropout: as in pre-training, while a step is taken; scores have none.
+        replay_windows: windows of past users' events that each step also learns; 0 for none.
+        event_weight: weight of one new event against the mean over the replayed ones. Per event, so that a batch that
+            closes early counts less; without replay the loss is the mean over the new events.
+        average: the weights that serve keep this share at a step and take the rest from those that learn; 0 serves the
+            latter.
+        seed: of dropout and replay.
+    """
+
+    learning_rate: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip_norm: float = 5.0
+    dropout: float = 0.2
+    replay_windows: int = 32
+    event_weight: float = 0.3 / 64
+    average: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average={self.average}: take 0 (none) up to below 1")
+        if self.replay_windows < 0:
+            raise ValueError(f"replay_windows={self.replay_windows}: take 0 (none) or more")
+
+
+ONLINE = OnlineRecipe()

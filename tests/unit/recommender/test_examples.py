@@ -10,7 +10,7 @@ from recommender.examples import Interaction, UserUpdate, online_batch
 from recommender.initialise import preset_recommender
 from recommender.loading import Recommender, checkpoint_tensors
 from recommender.scoring import score_histories
-from recommender.training import online_loss
+from recommender.training import batch_log_probabilities, online_loss
 
 
 def at(timestamp: float, *item_ids: str) -> list[Interaction]:
@@ -38,7 +38,7 @@ def test_a_block_that_the_batch_cuts_keeps_its_state(tiny: Recommender) -> None:
 def test_a_first_event_trains_from_the_start_token(tiny: Recommender) -> None:
     batch = online_batch(tiny, [UserUpdate([], at(5, "i7"))])
     assert batch.tokens.tolist() == [[1]]
-    _, scores = online_loss(tiny, batch)
+    scores = batch_log_probabilities(tiny, batch)
     assert torch.allclose(scores, score_histories(tiny, [[]]), atol=1e-6)
 
 
@@ -56,7 +56,7 @@ def test_scores_are_those_of_serving_whatever_the_batch(tiny: Recommender) -> No
     long = [Interaction(f"i{n % 20}", n) for n in range(70)]
     users = [UserUpdate(long, at(99, "i1") + at(100, "i2")), UserUpdate([], at(99, "i4", "i5"))]
     batch = online_batch(tiny, users)
-    _, scores = online_loss(tiny, batch)
+    scores = batch_log_probabilities(tiny, batch)
     served = score_histories(tiny, [[f"i{item}" for item in block.before] for block in batch.blocks])
     assert torch.allclose(scores, served, atol=1e-5)
     assert batch.tokens.shape == (3, 51), "cut to the window"
@@ -65,12 +65,12 @@ def test_scores_are_those_of_serving_whatever_the_batch(tiny: Recommender) -> No
 def test_the_loss_is_the_mean_and_its_gradient_raises_the_events(tiny: Recommender) -> None:
     batch = online_batch(tiny, [UserUpdate(at(1, "i1"), at(2, "i2", "i3")), UserUpdate([], at(2, "i4"))])
     optimizer = torch.optim.SGD(tiny.model.parameters(), lr=0.1)
-    loss, before = online_loss(tiny, batch)
+    before, loss = batch_log_probabilities(tiny, batch), online_loss(tiny, batch)
     own = before[batch.event_row, batch.target]
     assert loss.item() == pytest.approx(-own.mean().item())
     loss.backward()
     optimizer.step()
-    _, after = online_loss(tiny, batch)
+    after = batch_log_probabilities(tiny, batch)
     assert (after[batch.event_row, batch.target] > own).all()
 
 
@@ -82,7 +82,7 @@ def test_training_repeats_bit_for_bit(items: list[Item]) -> None:
         optimizer = torch.optim.AdamW(recommender.model.parameters(), lr=1e-2)
         for step in range(20):
             users = [UserUpdate(at(step, f"i{(step + n) % 20}"), at(step + 1, f"i{n}")) for n in range(8)]
-            loss, _ = online_loss(recommender, online_batch(recommender, users))
+            loss = online_loss(recommender, online_batch(recommender, users))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,0 +1,150 @@
+"""Weights that learn from a stream, and their running average, which serves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from recommender.dropout import residual_dropout
+from recommender.examples import OnlineBatch
+from recommender.loading import Recommender, checkpoint_tensors, load_tensors
+from recommender.recipe import OnlineRecipe
+from recommender.replay import Past, replay_windows
+from recommender.training import batch_log_probabilities, online_loss
+from recommender.windows import window_batch, window_loss
+
+_SERVING, _LEARNING, _OPTIMIZER, _RANDOM = "model.", "learning.", "optimizer.", "random.torch"
+
+
+class OnlineModel:
+    """A recommender and the weights behind it that learn. For one thread.
+
+    Deterministic: dropout and replay draw from a random state of its own, which the caller's draws do not touch.
+
+    The steps run at a constant rate, so the weights that learn jitter around the path they follow. The exponential
+    moving average of them does not (Polyak and Juditsky 1992), and scores better: it is what is scored and released.
+    """
+
+    def __init__(self, recommender: Recommender, recipe: OnlineRecipe) -> None:
+        self._serving = recommender
+        self._recipe = recipe
+        model = copy.deepcopy(recommender.model) if recipe.average else recommender.model
+        self._learning = Recommender(model, recommender.vocabulary, recommender.prompt)
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._random = self._next_random = torch.Generator().manual_seed(recipe.seed).get_state()
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+        )
+
+    @property
+    def recommender(self) -> Recommender:
+        """What serves. Setting one over the same model (items were added) gives the new rows to what learns, too."""
+        return self._serving
+
+    @recommender.setter
+    def recommender(self, grown: Recommender) -> None:
+        if grown.model is not self._serving.model:
+            raise ValueError("that is another model; make a new OnlineModel for it")
+        new = range(self._learning.vocabulary.item_tokens.stop, grown.vocabulary.item_tokens.stop)
+        if new and self._recipe.average:
+            with torch.no_grad():
+                for name, served in checkpoint_tensors(grown.model).items():
+                    if served.shape[:1] == (grown.vocabulary.vocab_size,):
+                        checkpoint_tensors(self._learning.model)[name][new.start : new.stop] = served[
+                            new.start : new.stop
+                        ]
+        self._serving = grown
+        self._learning = Recommender(self._learning.model, grown.vocabulary, grown.prompt)
+
+    def score(self, batch: OnlineBatch) -> Tensor:
+        """`[B, num_items]` log-probabilities by the weights that serve, before any step on the batch."""
+        return batch_log_probabilities(self._serving, batch)
+
+    def backward(self, batch: OnlineBatch, past: Past | None = None) -> tuple[float, float]:
+        """Gradients of the batch's loss, and of the replayed past's.
+
+        Returns:
+            the new events' mean loss, and the whole gradient's norm before clipping; either may not be finite, and then
+            `step` must not be called.
+
+        Raises:
+            ValueError: a batch without events.
+        """
+        model = self._learning.model.train()
+        with self._own_random_state(), residual_dropout(model, self._recipe.dropout):
+            new = online_loss(self._learning, batch)
+            self._with_replay(new, batch, past).backward()
+        model.eval()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self._recipe.clip_norm)
+        return float(new.detach()), float(norm)
+
+    def _with_replay(self, new: Tensor, batch: OnlineBatch, past: Past | None) -> Tensor:
+        """The loss of the new events and of the past that is drawn; `new` alone when none is."""
+        count = self._recipe.replay_windows
+        windows = replay_windows(self._learning, past(count)) if past is not None and count else []
+        if not windows:
+            return new
+        replayed = window_loss(self._learning, window_batch(self._learning, windows))
+        return replayed + self._recipe.event_weight * batch.num_events * new
+
+    @contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """In here torch draws from this model's state, which `step` then moves on; a refused batch leaves it."""
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.set_rng_state(self._random)
+            if torch.cuda.is_available():
+                torch.cuda.manual_seed_all(int(torch.randint(2**31, ())))
+            yield
+            self._next_random = torch.get_rng_state()
+
+    def step(self) -> None:
+        """Move the weights by the gradients, and the average after them."""
+        self._optimizer.step()
+        self._random = self._next_random
+        if self._recipe.average:
+            learning = checkpoint_tensors(self._learning.model)
+            for name, served in checkpoint_tensors(self._serving.model).items():
+                served.lerp_(learning[name], 1 - self._recipe.average)
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that serve, by checkpoint name, sharing memory."""
+        return checkpoint_tensors(self._serving.model)
+
+    def state(self) -> dict[str, Tensor]:
+        """All weights, the optimizer's and the random state by name, sharing memory with them."""
+        state = {_RANDOM: self._random} | {_SERVING + name: tensor for name, tensor in self.weights().items()}
+        if self._recipe.average:
+            state |= {_LEARNING + name: t for name, t in checkpoint_tensors(self._learning.model).items()}
+        for parameter, values in self._optimizer.state.items():
+            for key, value in values.items():
+                state[f"{_OPTIMIZER}{key}.{self._names[id(parameter)]}"] = value
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Become what `state` was. Raises ValueError for another model's or recipe's; nothing has changed then."""
+        parts: dict[str, dict[str, Tensor]] = {_SERVING: {}, _LEARNING: {}}
+        for name, tensor in state.items():
+            for prefix, tensors in parts.items():
+                if name.startswith(prefix):
+                    tensors[name.removeprefix(prefix)] = tensor
+        if bool(parts[_LEARNING]) != bool(self._recipe.average):
+            raise ValueError("the state was written by a recipe with another `average`; go on with the same")
+        if self._recipe.average:
+            load_tensors(self._learning.model, parts[_LEARNING])
+        load_tensors(self._serving.model, parts[_SERVING])
+        self._random = self._next_random = state[_RANDOM].clone()
+        self._optimizer.state.clear()
+        self.clear()
+        parameters = dict(self._learning.model.named_parameters())
+        for name, tensor in state.items():
+            if name.startswith(_OPTIMIZER):
+                key, _, parameter = name.removeprefix(_OPTIMIZER).partition(".")
+                self._optimizer.state[parameters[parameter]][key] = tensor.clone()
