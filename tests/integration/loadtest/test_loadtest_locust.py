@@ -41,7 +41,7 @@ def url() -> Iterator[str]:
 def locust(url: str, *options: str) -> tuple[int, dict[str, Any]]:
     """The exit code and the last line."""
     command = [sys.executable, "-m", "slipstream.cli", "loadtest", "locust", "--url", url, "--users", "3"]
-    command += ["--seconds", "4", "--think-seconds", "0.1", "--slo-p99-ms", "5000", *options]
+    command += ["--seconds", "3", "--think-seconds", "0.1", "--slo-p99-ms", "5000", *options]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
     lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
     assert lines, run.stderr
