@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from online_trainer.learner import Recipe
+from recommender.recipe import ONLINE, OnlineRecipe
 
 TrainFrom = Literal["begin", "end"] | dict[int, int]
 
@@ -30,6 +30,8 @@ class TrainerSettings:
         keep_releases: how many of the newest stay in the store, beside the live one and the one before it.
         history_events: how many of a user's last events are kept (what masks seen items in the score).
         dedupe_events: event ids remembered, for each partition.
+        seed: of what training draws at random, set at the first start.
+        recipe: how a batch changes the weights.
         stop_at_end: end once everything up to the log's present ends is trained.
     """
 
@@ -43,8 +45,9 @@ class TrainerSettings:
     keep_releases: int = 100
     history_events: int = 1000
     dedupe_events: int = 50_000
+    seed: int = 0
     stop_at_end: bool = False
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: OnlineRecipe = ONLINE
 
     def __post_init__(self) -> None:
         for name in ("batch_events", "keep_releases", "history_events", "dedupe_events"):

@@ -231,11 +231,12 @@ class Trainer:
     def _measure(self, report: StepReport, arrivals: Sequence[Arrival]) -> None:
         metrics = self.metrics
         metrics.ndcg_sum.inc(sum(report.ndcg.values()))
+        trainable = sum(arrival.reason is None for arrival in arrivals)
         if report.verdict is Verdict.APPLIED:
             metrics.steps.inc()
             metrics.loss.set(report.loss)
-            metrics.examples.inc(sum(arrival.reason is None for arrival in arrivals))
+            metrics.examples.inc(trainable)
         elif report.verdict is Verdict.NON_FINITE:
-            metrics.untrained.labels(Untrained.NON_FINITE.value).inc(len(report.ndcg))
+            metrics.untrained.labels(Untrained.NON_FINITE.value).inc(trainable)
         if arrivals:
             metrics.lag_seconds.set(time.time() - max(arrival.record.timestamp for arrival in arrivals))

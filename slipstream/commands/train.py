@@ -43,6 +43,7 @@ def train(
     history_events: Annotated[int, typer.Option(help="Last events kept of each user.")] = 1000,
     dedupe_events: Annotated[int, typer.Option(help="Event ids remembered in each partition.")] = 50_000,
     learning_rate: Annotated[float | None, typer.Option(help="AdamW's; the measured default without.")] = None,
+    seed: Annotated[int, typer.Option(help="Of what training draws at random; first start only.")] = 0,
     stop_at_end: Annotated[bool, typer.Option("--stop-at-end", help="End at the log's present end.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="torch threads; the same at every start, for the same bits.")] = 1,
     nice: Annotated[int, typer.Option(min=0, max=19, help="How far to give way to serving on the same cores.")] = 10,
@@ -72,6 +73,7 @@ def train(
         keep_releases=keep_releases,
         history_events=history_events,
         dedupe_events=dedupe_events,
+        seed=seed,
         stop_at_end=stop_at_end,
         learning_rate=learning_rate,
     )
@@ -92,10 +94,10 @@ def _settings(train_from: str, learning_rate: float | None, **given: object) -> 
     import msgspec
 
     from contracts.release import ModelName
-    from online_trainer.learner import Recipe
     from online_trainer.settings import TrainerSettings, parse_train_from
+    from recommender.recipe import ONLINE
 
-    recipe = Recipe() if learning_rate is None else Recipe(learning_rate=learning_rate)
+    recipe = ONLINE if learning_rate is None else msgspec.structs.replace(ONLINE, learning_rate=learning_rate)
     try:
         msgspec.convert(given["model"], ModelName)
         return TrainerSettings(train_from=parse_train_from(train_from), recipe=recipe, **given)  # type: ignore[arg-type]
