@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from evaluation.stream import Outcome, leave_last_out, leave_out_training, prequ
 
 Protocol = Literal["prequential", "time-split", "leave-one-out"]
 CHOICE_SEED = 0
-OnTrial = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Choices:
@@ -33,7 +33,7 @@ class Choices:
         self.path = path
 
     def trials(self, method: str) -> list[dict[str, Any]]:
-        """What was tried so far: `settings`, `chosen` (what to fit with), `ndcg`."""
+        """What was tried so far: `settings`, `chosen` (what to fit with), `ndcg` (of the last scorer), `scorers`."""
         return list(self._read().get(method, []))
 
     def best(self, method: str) -> dict[str, Any]:
@@ -56,46 +56,31 @@ class Choices:
         return dict(json.loads(self.path.read_text())) if self.path.exists() else {}
 
 
-def choose(
-    method: Method,
-    dataset: Dataset,
-    protocol: Protocol,
-    choices: Choices,
-    device: torch.device,
-    on_trial: OnTrial = lambda text: None,
-) -> dict[str, Any]:
-    """Try what has not been tried; the best settings of all trials. Nothing after 80 % of the timeline is read."""
+def untried(method: Method, choices: Choices) -> list[dict[str, Any]]:
+    """The method's settings without a trial."""
     done = {configuration_hash(trial["settings"]) for trial in choices.trials(method.name)}
-    for number, settings in enumerate(method.trials, 1):
-        if configuration_hash(settings) in done:
-            continue
-        title = f"{method.name}, trial {number} of {len(method.trials)}"
-        ndcg, chosen = _try(method, settings, dataset, protocol, device, _titled(title, on_trial))
-        choices.add(method.name, {"settings": settings, "chosen": chosen, "ndcg": ndcg})
-    return choices.best(method.name)
+    return [settings for settings in method.trials if configuration_hash(settings) not in done]
 
 
-def _titled(title: str, on_trial: OnTrial) -> OnTrial:
-    on_trial(title)
-    return lambda text: on_trial(f"{title}: {text}")
-
-
-def _try(
+def try_settings(
     method: Method,
     settings: dict[str, Any],
     dataset: Dataset,
     protocol: Protocol,
     device: torch.device,
-    report: OnTrial,
-) -> tuple[float, dict[str, Any]]:
+    report: Report = lambda text: None,
+) -> dict[str, Any]:
+    """One trial, as `Choices` keeps it. Nothing after 80 % of the timeline is read."""
     past, stream_events, ask = _held_out(dataset, protocol)
 
     def validate(scorer: Scorer) -> float:
         return float(ask(scorer).main.ndcg.mean())
 
     scorers = method.fit(Fit(past, CHOICE_SEED, device, stream_events, validate, report), settings)
+    found = {name: validate(scorer) for name, scorer in scorers.items()}
     # The last scorer is the one that learns on, where there is one.
-    return validate(list(scorers.values())[-1]), method.chosen(settings)
+    ndcg = list(found.values())[-1]
+    return {"settings": settings, "chosen": method.chosen(settings), "ndcg": ndcg, "scorers": found}
 
 
 def _held_out(dataset: Dataset, protocol: Protocol) -> tuple[Timeline, int, Callable[[Scorer], Outcome]]:
@@ -111,8 +96,3 @@ def _held_out(dataset: Dataset, protocol: Protocol) -> tuple[Timeline, int, Call
 def published_line(dataset: Dataset, seed: int) -> Timeline:
     """The timeline of leave-one-out: in the papers' order where the data set has one, to be comparable."""
     return timeline(dataset, seed, published_order=dataset.sequence is not None)
-
-
-def methods_tried(choices: Choices, methods: Sequence[Method]) -> dict[str, int]:
-    """Trials by method, for the note under a table."""
-    return {method.name: len(choices.trials(method.name)) for method in methods}

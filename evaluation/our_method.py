@@ -12,10 +12,9 @@ from evaluation.methods import Fit, Method, Settings
 from evaluation.ours import ModelScorer, OnlineScorer, OnlineSettings, newborn
 from evaluation.retraining import RetrainedScorer, Retraining, Start
 from evaluation.scorer import Scorer
-from online_trainer.learner import Recipe
 from recommender.loading import Recommender
 from recommender.pretrain import Pretrainer, pretrain
-from recommender.recipe import PRETRAIN, PretrainSettings
+from recommender.recipe import ONLINE, PRETRAIN, OnlineRecipe, PretrainSettings
 
 PRESET = "tiny"
 
@@ -35,7 +34,9 @@ class Ours(Method):
         dataset = fit.past.dataset
         scorers: dict[str, Scorer] = {"ours-frozen": ModelScorer(_copy(recommender), dataset)}
         if self._online:
-            scorers["ours-online"] = OnlineScorer(recommender, dataset, online_settings(settings.get("online", {})))
+            scorers["ours-online"] = OnlineScorer(
+                recommender, fit.past, online_settings(settings.get("online", {}), fit.seed)
+            )
         return scorers
 
     def pretrained(self, fit: Fit, settings: Settings) -> Recommender:
@@ -68,13 +69,13 @@ def retrained_trials(ours: Settings) -> tuple[dict[str, Any], ...]:
     return tuple({**ours, "start": start} for start in ("scratch", "warm"))
 
 
-def online_settings(given: Mapping[str, Any]) -> OnlineSettings:
-    """From JSON values: `batch_events`, and the rest the trainer's recipe."""
+def online_settings(given: Mapping[str, Any], seed: int = 0) -> OnlineSettings:
+    """From JSON values: `batch_events`, `history_events`, and the rest the trainer's recipe."""
     own = dict(given)
-    batch_events = own.pop("batch_events", OnlineSettings.batch_events)
-    if "betas" in own:
-        own["betas"] = tuple(own["betas"])
-    return OnlineSettings(batch_events, Recipe(**own))
+    sizes = {name: own.pop(name) for name in ("batch_events", "history_events") if name in own}
+    return OnlineSettings(
+        recipe=msgspec.convert({**msgspec.to_builtins(ONLINE), **own, "seed": seed}, OnlineRecipe), **sizes
+    )
 
 
 def _pretrain_settings(fit: Fit, settings: Settings) -> PretrainSettings:

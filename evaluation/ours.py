@@ -7,7 +7,7 @@ one gets a reserved token, started from items of like title, once its first even
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,11 +18,13 @@ from catalogue.protocol import Block
 from catalogue.replay import Timeline
 from evaluation.flops import Flops
 from evaluation.scorer import Scorer
-from online_trainer.learner import Learner, Recipe
+from online_trainer.learner import Learner
+from online_trainer.users import Histories
 from recommender.cold_start import add_items
 from recommender.examples import Interaction, UserUpdate
 from recommender.initialise import preset_recommender
 from recommender.loading import Recommender
+from recommender.recipe import ONLINE, OnlineRecipe
 from recommender.scoring import score_items
 
 
@@ -80,32 +82,56 @@ class OnlineSettings:
 
     Attributes:
         batch_events: events a step learns from; they are asked for by the weights before it.
+        history_events: how many of a user's last events the trainer keeps, for replay.
         recipe: the online trainer's.
     """
 
     batch_events: int = 64
-    recipe: Recipe = field(default_factory=Recipe)
+    history_events: int = 1000
+    recipe: OnlineRecipe = ONLINE
 
 
 class OnlineScorer(ModelScorer):
-    """Test, then train: every batch is scored, then one step of the online trainer's `Learner` is taken on it.
+    """Test, then train: every batch is scored, then the online trainer's `Learner` takes one step on it.
 
     Attributes:
-        flops: what the steps have cost so far.
+        flops: what the steps have cost so far, without their scores: those are serving's.
     """
 
-    def __init__(self, recommender: Recommender, dataset: Dataset, settings: OnlineSettings) -> None:
-        super().__init__(recommender, dataset, settings.batch_events)
+    def __init__(self, recommender: Recommender, past: Timeline, settings: OnlineSettings) -> None:
+        """`recommender` has been trained on `past`, which fills the histories as the trainer's warm-up does."""
+        super().__init__(recommender, past.dataset, settings.batch_events)
         self._learner = Learner(recommender, settings.recipe)
+        self._histories = Histories(settings.history_events)
         self.flops = Flops(recommender)
+        for user, item, timestamp in zip(past.user.tolist(), past.item.tolist(), past.timestamp.tolist(), strict=True):
+            self._remember(user, item, timestamp)
 
     def learn(self, blocks: Sequence[Block]) -> None:
-        """Give new items their tokens, then one step."""
+        """Give new items their tokens, then one step; only then are the events history."""
         self.meet(blocks)
         self._learner.recommender = self.recommender
         updates = [self._update(block) for block in blocks]
-        with self.flops.counting(self.recommender, "last"):
-            self._learner.step(updates)
+        self._learner.step(updates, self._draw)
+        prompt, num_items = self.recommender.prompt, self.recommender.vocabulary.num_items
+        longest = max(len(prompt.tokens(seen.item_id for seen in update.history)) for update in updates)
+        self.flops.add_step(len(blocks), longest, len(blocks), num_items)
+        for block in blocks:
+            for item in block.items.tolist():
+                self._remember(block.user, item, block.timestamp)
+
+    def _draw(self, count: int) -> list[Sequence[Interaction]]:
+        """The trainer's own draw of histories to replay, and what learning them costs."""
+        histories = self._histories.draw(count)
+        prompt, num_items = self.recommender.prompt, self.recommender.vocabulary.num_items
+        lengths = [min(len(history), prompt.window) for history in histories]
+        tokens = len(prompt.template.prefix) + (max(lengths, default=1) - 1) * prompt.stride
+        self.flops.add_step(len(lengths), tokens, sum(lengths), num_items)
+        return histories
+
+    def _remember(self, user: int, item: int, timestamp: int) -> None:
+        data = self._dataset
+        self._histories.add(data.users[user], Interaction(data.items[item].item_id, float(timestamp)))
 
     def _update(self, block: Block) -> UserUpdate:
         # The learner compares times only for equality, to find a block's events; the past is merely "before".

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from catalogue.datasets import Dataset
-from evaluation.choices import Choices, Protocol, choose
+from evaluation.choices import Choices, Protocol, untried
 from evaluation.goals import goals, methods
 from evaluation.methods import Method
 from evaluation.our_method import Ours, Retrained, retrained_trials
 from evaluation.record import Record
-from evaluation.runs import Run, execute
+from evaluation.runs import Run, read
 from evaluation.tables import Verdict, verdicts
+from evaluation.tasks import Task, perform_all
 
 OnText = Callable[[str], None]
 OnProgress = Callable[[int], None]
@@ -28,16 +28,35 @@ class Session:
     Attributes:
         names: methods to take part; empty for all.
         folder: of results; `choices` lie in it by data set and protocol.
+        data: where the data set lies; None where `catalogue.datasets.load` looks.
         choose: whether untried settings are tried; without it, what was tried before is used.
+        jobs: processes side by side. threads: CPU threads of each; 0 leaves it to torch.
     """
 
     dataset: Dataset
     protocol: Protocol
     seeds: int
-    device: torch.device
+    device: str
     folder: Path
+    data: Path | None = None
     names: Sequence[str] = ()
     choose: bool = True
+    jobs: int = 1
+    threads: int = 0
+
+    def task(self, method: Method, settings: Mapping[str, Any], seed: int | None) -> Task:
+        """A trial, or with a seed a final run, as a process takes it."""
+        return Task(
+            self.dataset.name,
+            self.data,
+            self.protocol,
+            method.name,
+            settings,
+            seed,
+            self.folder,
+            self.device,
+            self.threads,
+        )
 
     @property
     def choices(self) -> Choices:
@@ -55,41 +74,30 @@ class Results:
         verdicts: goals on the main table.
     """
 
-    tables: dict[str, dict[str, list[Record]]] = field(default_factory=dict)
-    flops: dict[str, float] = field(default_factory=dict)
-    verdicts: list[Verdict] = field(default_factory=list)
+    tables: dict[str, dict[str, list[Record]]]
+    flops: dict[str, float]
+    verdicts: list[Verdict]
 
 
 def evaluate(session: Session, on_text: OnText, on_progress: OnProgress) -> Results:
-    """Choose what has not been chosen, run what has not been run.
+    """Choose what has not been chosen, run what has not been run, read everything.
 
     Raises:
         ValueError: a name that is no method. LookupError: no choice, and choosing is off.
     """
-    results = Results()
-    repeats = session.dataset.repeats
-    main = "all events"
-    results.tables[main] = {}
-    if repeats:
-        results.tables["first purchases"] = {}
-    for method in _methods(session):
+    found = _methods(session)
+    first = [method for method in found if not isinstance(method, Retrained)]
+    _choose(session, first, on_text, on_progress)
+    for method in found:
         if isinstance(method, Retrained):
-            # Its settings are those that were chosen for ours, which has had its turn.
+            # Its settings are those that were chosen for ours.
             method.trials = retrained_trials(session.choices.best(Ours.name))
-        settings = _settings(session, method, on_text)
-        for seed in range(session.seeds):
-            run = Run(session.dataset, session.protocol, method, settings, seed, session.folder)
-            for result in execute(run, session.device, _titled(f"{method.name}, seed {seed}", on_text), on_progress):
-                results.tables[main].setdefault(result.scorer, []).append(result.outcome.main)
-                if repeats:
-                    results.tables["first purchases"].setdefault(result.scorer, []).append(result.outcome.masked)
-                results.flops[result.scorer] = results.flops.get(result.scorer, 0.0) + result.flops / session.seeds
-    results.verdicts.extend(verdicts(results.tables[main], goals(session.dataset, session.protocol)))
-    return results
-
-
-def _titled(title: str, on_text: OnText) -> OnText:
-    return lambda text: on_text(f"{title}: {text}")
+            _choose(session, [method], on_text, on_progress)
+    runs = [run for method in found for run in _runs(session, method)]
+    tasks = [session.task(run.method, run.settings, run.seed) for run in runs if not run.done]
+    for _ in perform_all(tasks, session.jobs, on_text, on_progress):
+        pass
+    return _collect(session, runs)
 
 
 def _methods(session: Session) -> list[Method]:
@@ -100,10 +108,37 @@ def _methods(session: Session) -> list[Method]:
     return [method for method in found if not session.names or method.name in session.names]
 
 
-def _settings(session: Session, method: Method, on_text: OnText) -> dict[str, object]:
-    """The chosen settings; a method with nothing to choose from needs no trial."""
-    if method.trials == ({},):
-        return {}
-    if session.choose:
-        return choose(method, session.dataset, session.protocol, session.choices, session.device, on_text)
-    return session.choices.best(method.name)
+def _choose(session: Session, found: Sequence[Method], on_text: OnText, on_progress: OnProgress) -> None:
+    """Try everything untried; a method with nothing to choose from needs no trial."""
+    if not session.choose:
+        return
+    tasks = [
+        session.task(method, settings, None)
+        for method in found
+        if method.trials != ({},)
+        for settings in untried(method, session.choices)
+    ]
+    for task, trial in perform_all(tasks, session.jobs, on_text, on_progress):
+        session.choices.add(task.method, trial)
+
+
+def _runs(session: Session, method: Method) -> list[Run]:
+    settings = {} if method.trials == ({},) else session.choices.best(method.name)
+    return [
+        Run(session.dataset, session.protocol, method, settings, seed, session.folder) for seed in range(session.seeds)
+    ]
+
+
+def _collect(session: Session, runs: Sequence[Run]) -> Results:
+    everything: dict[str, list[Record]] = {}
+    firsts: dict[str, list[Record]] = {}
+    flops: dict[str, float] = {}
+    for run in runs:
+        for result in read(run):
+            everything.setdefault(result.scorer, []).append(result.outcome.main)
+            firsts.setdefault(result.scorer, []).append(result.outcome.masked)
+            flops[result.scorer] = flops.get(result.scorer, 0.0) + result.flops / session.seeds
+    tables = {"all events": everything}
+    if session.dataset.repeats:
+        tables["first purchases"] = firsts
+    return Results(tables, flops, verdicts(everything, goals(session.dataset, session.protocol)))

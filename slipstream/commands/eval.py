@@ -22,6 +22,7 @@ Device = Annotated[str, typer.Option(help="Where models run: cpu or cuda.")]
 Methods = Annotated[str, typer.Option(help="Only these, comma-separated; all when left out.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Results, choices and the log of opened configurations.")]
 Choose = Annotated[bool, typer.Option(help="Try settings on 70-80 % of the timeline that were not tried yet.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Trials and runs side by side, each its own process.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")]
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
@@ -44,11 +45,12 @@ def offline(
     methods: Methods = "",
     out: Out = DEFAULT_OUT,
     choose: Choose = True,
+    jobs: Jobs = 1,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Nobody learns after the split: baselines, SASRec and ours on the last 20 %, or on each user's last item."""
-    _evaluate(split, dataset, data, seeds, device, methods, out, choose, threads, as_json)
+    _evaluate(split, dataset, data, seeds, device, methods, out, choose, jobs, threads, as_json)
 
 
 @group.command("prequential")
@@ -60,12 +62,13 @@ def prequential(
     methods: Methods = "",
     out: Out = DEFAULT_OUT,
     choose: Choose = True,
+    jobs: Jobs = 1,
     threads: Threads = 0,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw NDCG@10 over the stream.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Test, then train, through the last 20 %: baselines, SASRec, ours frozen, online and retrained ten times."""
-    results = _evaluate("prequential", dataset, data, seeds, device, methods, out, choose, threads, as_json)
+    results = _evaluate("prequential", dataset, data, seeds, device, methods, out, choose, jobs, threads, as_json)
     if plot is not None:
         from evaluation.plots import plot_stream
 
@@ -81,20 +84,17 @@ def _evaluate(
     methods: str,
     out: Path,
     choose: bool,
+    jobs: int,
     threads: int,
     as_json: bool,
 ) -> Results:
-    import torch
-
     from catalogue.datasets import DataError, load
     from evaluation.session import Session, evaluate
     from evaluation.stages import AlreadyOpened
 
-    if threads:
-        torch.set_num_threads(threads)
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
     try:
-        session = Session(load(dataset, data), protocol, seeds, torch.device(device), out, names, choose)
+        session = Session(load(dataset, data), protocol, seeds, device, out, data, names, choose, jobs, threads)
         with _signs_of_life(session) as (on_text, on_progress):
             results = evaluate(session, on_text, on_progress)
     except (DataError, ValueError, LookupError, AlreadyOpened) as error:

@@ -40,11 +40,8 @@ def make_dataset() -> MakeDataset:
 @pytest.fixture(scope="session")
 def walkers(make_dataset: MakeDataset) -> Dataset:
     """60 users walk up a ring of 40 items, two an instant, and start one after another: 1,200 events."""
-    rows = []
-    for user in range(60):
-        for step in range(20):
-            rows.append((str(user), str((7 * user + step) % 40), 100 * user + 10 * (step // 2)))
-    return make_dataset(rows)
+    steps = [(user, step) for user in range(60) for step in range(20)]
+    return make_dataset([(str(u), str((7 * u + step) % 40), 100 * u + 10 * (step // 2)) for u, step in steps])
 
 
 @pytest.fixture(scope="session")

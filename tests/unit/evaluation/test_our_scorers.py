@@ -1,4 +1,4 @@
-"""Ours as a scorer: new items enter after they were asked for, frozen stays, online learns, retraining knows no future."""
+"""Ours as scorers: new items enter after they were asked for, frozen stays, online learns, retraining has no future."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from evaluation.retraining import TIMES, RetrainedScorer, Retraining, extended
 from evaluation.served import agreement, sample_blocks
 from evaluation.stages import tuning_stage
 from evaluation.stream import prequential
-from online_trainer.learner import Recipe
-from recommender.recipe import PretrainSettings
+from recommender.recipe import OnlineRecipe, PretrainSettings
 from recommender.scoring import score_histories
 
 CPU = torch.device("cpu")
@@ -77,14 +76,34 @@ def test_online_learns_by_the_trainers_learner_and_frozen_does_not(walkers: Data
     assert outcomes["ours-online"].ndcg[half:].mean() > 1.05 * outcomes["ours-frozen"].ndcg[half:].mean()
 
 
-def test_online_flops_are_those_that_torch_counts(walkers: Dataset) -> None:
+@pytest.mark.parametrize("replay_windows", [0, 8])
+def test_online_flops_are_those_that_torch_counts(walkers: Dataset, replay_windows: int) -> None:
     line = timeline(walkers, 0)
-    scorer = OnlineScorer(newborn(line[:900], "tiny", 0), walkers, OnlineSettings(8, Recipe()))
-    asked = list(blocks(line, len(split(line, 0.75)[0])))[:6]
+    past = split(line, 0.75)[0]
+    recipe = OnlineRecipe(replay_windows=replay_windows, dropout=0.0)
+    scorer = OnlineScorer(newborn(past, "tiny", 0), past, OnlineSettings(8, recipe=recipe))
+    asked = list(blocks(line, len(past)))[:6]
     counter = FlopCounterMode(display=False)
     with counter:
         scorer.learn(asked)
-    assert scorer.flops.total == pytest.approx(counter.get_total_flops(), rel=0.1)
+    before = scorer.flops.total
+    with FlopCounterMode(display=False) as scoring:
+        scorer.score(asked)
+    assert before == pytest.approx(counter.get_total_flops() - scoring.get_total_flops(), rel=0.1)
+
+
+def test_histories_are_filled_from_the_past_and_grow_behind_each_step(walkers: Dataset) -> None:
+    line = timeline(walkers, 0)
+    past = split(line, 0.75)[0]
+    scorer = OnlineScorer(newborn(past, "tiny", 0), past, OnlineSettings(8))
+    asked = list(blocks(line, len(past)))[:3]
+    user = asked[0].user
+    before = [seen.item_id for seen in scorer._histories.of(walkers.users[user])]
+    assert before == [walkers.item_ids[item] for item in asked[0].history]
+    scorer.learn(asked)
+    after = [seen.item_id for seen in scorer._histories.of(walkers.users[user])]
+    assert after[: len(before)] == before
+    assert len(after) == len(before) + sum(len(block.items) for block in asked if block.user == user)
 
 
 def test_the_stream_a_retraining_knows_is_the_one_it_was_shown(shoppers: Dataset) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from catalogue.datasets import Dataset
 from catalogue.replay import timeline
-from evaluation.choices import Choices, choose
+from evaluation.choices import Choices, try_settings, untried
 from evaluation.heuristics import POPULARITY_DECAYED, TRIALS, heuristic_methods
 from evaluation.methods import Heuristics, sasrec_trials
 from evaluation.our_trials import OUR_TRIALS
@@ -28,10 +28,13 @@ def test_choices_are_the_same_whatever_happens_in_the_last_fifth(walkers: Datase
     chosen = []
     for number, data in enumerate((walkers, poisoned)):
         choices = Choices(tmp_path / f"{number}.json")
-        choose(method, data, "prequential", choices, CPU)
+        for settings in untried(method, choices):
+            choices.add(method.name, try_settings(method, settings, data, "prequential", CPU))
+        assert untried(method, choices) == []
         chosen.append(choices.trials(method.name))
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == TRIALS
+    assert choices.best(method.name) == max(chosen[0], key=lambda trial: trial["ndcg"])["settings"]
     stage = tuning_stage(walkers, 0)
     assert stage.line.timestamp[-1] < late
     assert len(stage.line) == pytest.approx(0.8 * len(walkers), abs=20)

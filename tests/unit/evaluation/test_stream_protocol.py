@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -54,7 +56,7 @@ def test_batches_hold_whole_blocks_and_are_learned_after_all_of_them_were_asked(
     scorer = spy(25, batch_events=40)
     outcome = prequential(scorer, line, len(split(line, 0.8)[0]))
     kinds = [kind for kind, _ in scorer.told]
-    runs = 1 + sum(one != other for one, other in zip(kinds, kinds[1:], strict=False))
+    runs = 1 + sum(one != other for one, other in itertools.pairwise(kinds))
     assert runs % 2 == 0
     assert runs < len(kinds) / 5
     assert outcome.open is not None
