@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,7 +73,8 @@ def serve(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     name = replica_id or f"{host}:{port}"
-    code = asyncio.run(_run(name, model, built, engine, releases, kafka, host, port, max_in_flight))
+    with asyncio.Runner(loop_factory=_new_loop()) as runner:
+        code = runner.run(_run(name, model, built, engine, releases, kafka, host, port, max_in_flight))
     # Engine threads must not keep a finished process: nothing is left to write.
     os._exit(code)
 
@@ -88,6 +91,15 @@ def _build(engine: EngineName, settings: EngineSettings) -> Engine:
     from serving.vllm_engine import VllmEngine
 
     return VllmEngine(settings)
+
+
+def _new_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's where it is installed."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.new_event_loop
+    return asyncio.new_event_loop
 
 
 async def _run(

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from contracts.problem import PROBLEM_JSON
-from contracts.replica import RankRequest, ReplicaState, ReplicaStatus, SwapReport
+from contracts.replica import RankAnswer, RankRequest, ReplicaState, ReplicaStatus, SwapReport
 from contracts.wire import decode, encode
 from serving.engine import EngineDead
 from serving.replica import Replica
@@ -105,24 +105,47 @@ async def test_bad_bodies_get_a_problem_that_points_at_the_field(
         assert document["errors"][0]["pointer"] == pointer
 
 
-async def test_takes_so_many_recommendations_and_no_more(client: httpx2.AsyncClient, replica: Replica) -> None:
+async def test_takes_so_many_recommendations_and_no_more(
+    client: httpx2.AsyncClient, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await replica.bring_up(version_one)
-    answers = await asyncio.gather(*(rank(client) for _ in range(12)))
-    codes = [answer.status_code for answer in answers]
-    assert codes.count(200) >= 4
-    full = [answer for answer in answers if answer.status_code == 503]
-    assert full and full[0].headers["retry-after"] == "1"
-    assert problem_of(full[0])["type"].endswith("replica-overloaded")
-
-
-async def test_drains_what_is_inside_and_takes_nothing_new(client: httpx2.AsyncClient, replica: Replica) -> None:
-    await replica.bring_up(version_one)
+    go_on = hold(replica, monkeypatch)
     inside = [asyncio.create_task(rank(client)) for _ in range(4)]
     await until(lambda: replica.in_flight == 4)
-    await replica.drain(5.0)
+    full = await rank(client)
+    assert full.status_code == 503
+    assert full.headers["retry-after"] == "1"
+    assert problem_of(full)["type"].endswith("replica-overloaded")
+    go_on.set()
     assert [answer.status_code for answer in await asyncio.gather(*inside)] == [200] * 4
+
+
+def hold(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Recommendations wait in the engine until the event is set."""
+    go_on, real = asyncio.Event(), replica.engine.recommend
+
+    async def recommend(request: RankRequest) -> RankAnswer:
+        await go_on.wait()
+        return await real(request)
+
+    monkeypatch.setattr(replica.engine, "recommend", recommend)
+    return go_on
+
+
+async def test_drains_what_is_inside_and_takes_nothing_new(
+    client: httpx2.AsyncClient, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await replica.bring_up(version_one)
+    go_on = hold(replica, monkeypatch)
+    inside = [asyncio.create_task(rank(client)) for _ in range(4)]
+    await until(lambda: replica.in_flight == 4)
+    draining = asyncio.create_task(replica.drain(5.0))
+    await until(lambda: replica.lifecycle.state is ReplicaState.DRAINING)
     assert (await rank(client)).status_code == 503
-    assert (await status(client)).state is ReplicaState.DRAINING
+    assert not draining.done()
+    go_on.set()
+    await asyncio.wait_for(draining, 5)
+    assert [answer.status_code for answer in await asyncio.gather(*inside)] == [200] * 4
 
 
 async def test_a_lost_engine_takes_the_replica_out_of_service(
