@@ -20,17 +20,29 @@ def popcount(word):
 
 
 @triton.jit
+def log2_of_bit(bit):
+    """Position of the one set bit of each uint32 (0 for none), int32: the exponent of the float."""
+    exponent = ((bit.to(tl.float32).to(tl.int32, bitcast=True) >> 23) & 0xFF) - 127
+    return tl.maximum(exponent, 0)
+
+
+@triton.jit
+def _halve(word, rank, position, HALF: tl.constexpr):
+    """One step of `select_bit`: go to the upper half where the lower has too few bits."""
+    below = popcount(word & ((1 << HALF) - 1))
+    up = rank >= below
+    return tl.where(up, word >> HALF, word), tl.where(up, rank - below, rank), tl.where(up, position + HALF, position)
+
+
+@triton.jit
 def select_bit(word, rank):
     """Position of the set bit number `rank` (from 0, lowest first) of each uint32."""
     position = tl.zeros_like(rank)
-    width: tl.constexpr = 16
-    for step in tl.static_range(5):
-        half: tl.constexpr = 16 >> step
-        below = popcount(word & ((1 << half) - 1))
-        up = rank >= below
-        rank = tl.where(up, rank - below, rank)
-        word = tl.where(up, word >> half, word)
-        position = tl.where(up, position + half, position)
+    word, rank, position = _halve(word, rank, position, 16)
+    word, rank, position = _halve(word, rank, position, 8)
+    word, rank, position = _halve(word, rank, position, 4)
+    word, rank, position = _halve(word, rank, position, 2)
+    word, rank, position = _halve(word, rank, position, 1)
     return position
 
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from kernels.compress.triton import NUMBER
-from kernels.decompress_accumulate.triton import load_slots, pointer_table
+from kernels.decompress_accumulate.triton import add_payloads, load_slots, pointer_table, ways
 from kernels.payload import Payload
 
 
@@ -56,17 +56,14 @@ def _apply_kernel(
     ADAM: tl.constexpr,
     COPY: tl.constexpr,
     BLOCK: tl.constexpr,
+    WAYS: tl.constexpr,
 ):
     mine = scratch + tl.program_id(0) * CHUNK
-    zeros = tl.zeros([SLOTS], tl.float32)
     for chunk_number in range(tl.program_id(0), num_chunks, tl.num_programs(0)):
         chunk = tl.zeros([], tl.int64) + chunk_number
-        for number in range(num_payloads):
-            buffer = tl.load(buffers + number).to(tl.pointer_type(tl.uint8))
-            index, value, used = load_slots(buffer, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER)
-            total = tl.load(mine + index, mask=used, other=0.0) + value * tl.load(weights + number)
-            tl.store(mine + index, total, mask=used)
-            tl.debug_barrier()
+        add_payloads(
+            mine, buffers, weights, num_payloads, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER, WAYS
+        )
         left = tl.minimum(num_elements - chunk * CHUNK, CHUNK).to(tl.int32)
         for part in range(CHUNK // BLOCK):
             offset = part * BLOCK + tl.arange(0, BLOCK)
@@ -103,10 +100,11 @@ def _apply_kernel(
                 if COPY:
                     tl.store(copy + at, weight.to(tl.bfloat16), mask=inside)
         tl.debug_barrier()
-        for number in range(num_payloads):
-            buffer = tl.load(buffers + number).to(tl.pointer_type(tl.uint8))
-            index, value, used = load_slots(buffer, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER)
-            tl.store(mine + index, zeros, mask=used)
+        for first in range(0, num_payloads, WAYS):
+            index, _, used, _ = load_slots(
+                buffers, first, num_payloads, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER, WAYS
+            )
+            tl.store(mine + index, tl.zeros([WAYS * SLOTS], tl.float32), mask=used)
         tl.debug_barrier()
 
 
@@ -173,8 +171,8 @@ def apply_cuda(
     weights: torch.Tensor,
     scalars: Sequence[float],
     num_warps: int = 8,
-    block: int = 2048,
-    per_processor: int = 4,
+    block: int = 4096,
+    per_processor: int = 2,
 ) -> None:
     """Launch Adam (with `moments`) or SGD (without) over a flat `master`."""
     spec, chunks = payloads[0].spec, payloads[0].num_chunks
@@ -201,6 +199,7 @@ def apply_cuda(
         ADAM=moments is not None,
         COPY=copy is not None,
         BLOCK=min(block, spec.chunk),
+        WAYS=ways(len(payloads)),
         num_warps=num_warps,
         enable_fp_fusion=False,
     )

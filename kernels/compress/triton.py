@@ -1,8 +1,8 @@
 """`compress` as one Triton kernel: one program a chunk, x in registers as `[words, 32]`, selection by counting.
 
 The residual is written whole (x everywhere), then the selected slots are overwritten in the second-level cache after
-a barrier: no 4096-wide scan or scatter. Compaction works on one 32-bit mask word per 32 elements: a scan over
-128 words, and each slot finds its word by comparing, its bit by popcounts.
+a barrier: no 4096-wide scan or scatter. Compaction works on one 32-bit mask word per 32 elements: a scan over the
+128 words' popcounts, then each word writes its few bits' places, one a turn.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import triton.language as tl
 from kernels.bits import (
     as_float,
     decode,
+    log2_of_bit,
     lowest_bits,
     nearest_bf16,
     popcount,
     round_to_int,
-    select_bit,
     to_e4m3,
 )
 from kernels.payload import Payload, Quantizer
@@ -55,7 +55,12 @@ def _threshold(key, top, SLOTS: tl.constexpr):
 
 
 @triton.jit
-def _fit(magnitude, used, smallest, largest, middle, QUANTIZER: tl.constexpr):
+def _add_three(a0, a1, a2, b0, b1, b2):
+    return a0 + b0, a1 + b1, a2 + b2
+
+
+@triton.jit
+def _fit(magnitude, used, count, smallest, largest, middle, QUANTIZER: tl.constexpr):
     """The chunk's levels word (int32 scalar); `magnitude` [SLOTS] is zero where `used` is false."""
     if QUANTIZER == 0:
         # Sums are taken in units of the largest magnitude's power of two: no overflow near the end of fp32.
@@ -63,10 +68,10 @@ def _fit(magnitude, used, smallest, largest, middle, QUANTIZER: tl.constexpr):
         scaled = magnitude * as_float((254 - exponent) << 23)
         unit = as_float(exponent << 23)
         upper = (magnitude >= middle) & used
-        number_upper = tl.sum(upper.to(tl.int32))
-        number_lower = tl.sum((used & (magnitude < middle)).to(tl.int32))
-        sum_upper = tl.sum(tl.where(upper, scaled, 0.0))
-        sum_lower = tl.sum(tl.where(upper, 0.0, scaled))
+        number_upper, sum_upper, sum_lower = tl.reduce(
+            (upper.to(tl.int32), tl.where(upper, scaled, 0.0), tl.where(upper, 0.0, scaled)), 0, _add_three
+        )
+        number_lower = count - number_upper
         mean_upper = sum_upper / tl.maximum(number_upper, 1).to(tl.float32) * unit
         mean_lower = sum_lower / tl.maximum(number_lower, 1).to(tl.float32) * unit
         mean_lower = tl.where(number_lower > 0, mean_lower, mean_upper)
@@ -102,6 +107,7 @@ def _compress_kernel(
     gradient,
     residual,
     buffer,
+    places,
     nonfinite,
     num_elements,
     first_chunk,
@@ -150,37 +156,45 @@ def _compress_kernel(
         room = SLOTS - taken - (tl.cumsum(each, 0) - each)
         mask = tl.sum(tl.where(key > threshold, bit, 0), 1) | lowest_bits(equal, room)
 
-    # Slots: `inclusive[w]` elements are selected up to word w, so slot j lies in word #{w: inclusive[w] ≤ j}.
+    # The gather moves the words to one a thread; as the reduction leaves them each is held eight times over.
+    mask = tl.gather(mask.to(tl.int32, bitcast=True), tl.arange(0, WORDS), 0).to(tl.uint32, bitcast=True)
     each = popcount(mask)
-    inclusive = tl.cumsum(each, 0)
-    count = tl.sum(each)
+    place = tl.cumsum(each, 0) - each
+    first = tl.arange(0, WORDS) * 32
+    for _ in range(tl.max(each)):
+        lowest = mask & (~mask + 1)
+        tl.store(places + chunk * SLOTS + place, (first + log2_of_bit(lowest)).to(tl.int16), mask=mask != 0)
+        mask = mask ^ lowest
+        place += 1
+    count = tl.where(separated, taken, SLOTS)
     slot = tl.arange(0, SLOTS)
     used = slot < count
-    word_of = tl.minimum(tl.sum((inclusive[None, :] <= slot[:, None]).to(tl.int32), 1), WORDS - 1)
-    before = tl.gather(inclusive - each, word_of, 0)
-    bits_of = tl.gather(mask.to(tl.int32, bitcast=True), word_of, 0).to(tl.uint32, bitcast=True)
-    index = tl.where(used, word_of * 32 + select_bit(bits_of, slot - before), 0)
-
     tl.debug_barrier()
+    index = tl.load(places + chunk * SLOTS + slot, mask=used, other=0).to(tl.int32)
     value = tl.load(residual + base + index, mask=used, other=0.0)
     magnitude = tl.abs(value)
-    largest = tl.max(magnitude)
+    largest = as_float(top)
     smallest = tl.min(tl.where(used, magnitude, largest))
     middle = smallest * 0.5 + largest * 0.5
-    word = _fit(magnitude, used, smallest, largest, middle, QUANTIZER)
+    word = _fit(magnitude, used, count, smallest, largest, middle, QUANTIZER)
     word = tl.where(count > 0, word, 0)
     code = tl.where(used, _encode(value, magnitude, middle, word, QUANTIZER), 0)
     tl.store(residual + base + index, value - decode(code, word, QUANTIZER), mask=used)
 
     tl.store(buffer.to(tl.pointer_type(tl.int32)) + chunk, word)
     tl.store(buffer + low_at + chunk * SLOTS + slot, (index & 255).to(tl.uint8))
-    nibble = tl.sum(tl.reshape(index >> 8, [SLOTS // 2, 2]) << (tl.arange(0, 2) * 4)[None, :], 1)
-    tl.store(buffer + high_at + chunk * (SLOTS // 2) + tl.arange(0, SLOTS // 2), nibble.to(tl.uint8))
-    PER_BYTE: tl.constexpr = 8 // BITS
-    if PER_BYTE > 1:
-        code = tl.sum(tl.reshape(code, [SLOTS // PER_BYTE, PER_BYTE]) << (tl.arange(0, PER_BYTE) * BITS)[None, :], 1)
-    WIDTH: tl.constexpr = SLOTS // PER_BYTE
-    tl.store(buffer + codes_at + chunk * WIDTH + tl.arange(0, WIDTH), code.to(tl.uint8))
+    # One reduction packs four slots: their high nibbles in 16 bits, and above them 8, 16 or 32 bits of codes.
+    quarter = (tl.arange(0, 4) * 4)[None, :]
+    packed = tl.reshape(((index >> 8) | code << 16).to(tl.int64), [SLOTS // 4, 4])
+    packed = tl.sum((packed & 15) << quarter | (packed >> 16) << (16 + tl.arange(0, 4) * BITS)[None, :], 1)
+    fourth = chunk * (SLOTS // 4) + tl.arange(0, SLOTS // 4)
+    tl.store((buffer + high_at).to(tl.pointer_type(tl.int16)) + fourth, packed.to(tl.int16))
+    if BITS == 2:
+        tl.store(buffer + codes_at + fourth, (packed >> 16).to(tl.uint8))
+    elif BITS == 4:
+        tl.store((buffer + codes_at).to(tl.pointer_type(tl.int16)) + fourth, (packed >> 16).to(tl.int16))
+    else:
+        tl.store((buffer + codes_at).to(tl.pointer_type(tl.int32)) + fourth, (packed >> 16).to(tl.int32))
     tl.store(buffer + counts_at + chunk, count.to(tl.uint8))
 
 
@@ -190,6 +204,7 @@ def compress_cuda(
     """Launch over whole chunks, then over the tail; returns the non-finite count, int64 scalar on the device."""
     spec, total = payload.spec, gradient.numel()
     nonfinite = torch.zeros((), dtype=torch.int64, device=gradient.device)
+    places = torch.empty(payload.num_chunks * spec.slots, dtype=torch.int16, device=gradient.device)
     whole = total // spec.chunk
     offsets = payload.spec.offsets(payload.num_chunks)
     for first, number, tail in ((0, whole, False), (whole, payload.num_chunks - whole, True)):
@@ -198,6 +213,7 @@ def compress_cuda(
                 gradient,
                 residual,
                 payload.buffer,
+                places,
                 nonfinite,
                 total,
                 first,

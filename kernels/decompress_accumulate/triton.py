@@ -19,19 +19,66 @@ from kernels.payload import Payload
 
 @triton.jit
 def load_slots(
-    buffer, chunk, low_at, high_at, codes_at, counts_at, SLOTS: tl.constexpr, BITS: tl.constexpr, QUANTIZER: tl.constexpr
+    buffers,
+    first,
+    num_payloads,
+    chunk,
+    low_at,
+    high_at,
+    codes_at,
+    counts_at,
+    SLOTS: tl.constexpr,
+    BITS: tl.constexpr,
+    QUANTIZER: tl.constexpr,
+    WAYS: tl.constexpr,
 ):
-    """(index [SLOTS] int32, fp32 value [SLOTS], used [SLOTS]) of one chunk of the payload at `buffer`."""
-    slot = tl.arange(0, SLOTS)
-    used = slot < tl.load(buffer + counts_at + chunk).to(tl.int32)
-    index = tl.load(buffer + low_at + chunk * SLOTS + slot).to(tl.int32)
-    nibbles = tl.load(buffer + high_at + chunk * (SLOTS // 2) + slot // 2).to(tl.int32)
+    """(index int32, fp32 value, used, payload number), each [WAYS · SLOTS]: one chunk of WAYS payloads from `first` on.
+
+    All loads are independent of one another, so that they wait for memory together.
+    """
+    lane = tl.arange(0, WAYS * SLOTS)
+    number = first + lane // SLOTS
+    slot = lane % SLOTS
+    there = number < num_payloads
+    buffer = tl.load(buffers + number, mask=there, other=0).to(tl.pointer_type(tl.uint8))
+    used = there & (slot < tl.load(buffer + counts_at + chunk, mask=there, other=0).to(tl.int32))
+    index = tl.load(buffer + low_at + chunk * SLOTS + slot, mask=there, other=0).to(tl.int32)
+    nibbles = tl.load(buffer + high_at + chunk * (SLOTS // 2) + slot // 2, mask=there, other=0).to(tl.int32)
     index |= ((nibbles >> ((slot & 1) * 4)) & 15) << 8
     PER_BYTE: tl.constexpr = 8 // BITS
-    packed = tl.load(buffer + codes_at + chunk * (SLOTS // PER_BYTE) + slot // PER_BYTE).to(tl.int32)
+    packed = tl.load(buffer + codes_at + chunk * (SLOTS // PER_BYTE) + slot // PER_BYTE, mask=there, other=0).to(tl.int32)
     code = (packed >> ((slot % PER_BYTE) * BITS)) & ((1 << BITS) - 1)
-    word = tl.load(buffer.to(tl.pointer_type(tl.int32)) + chunk)
-    return index, decode(code, word, QUANTIZER), used
+    word = tl.load(buffer.to(tl.pointer_type(tl.int32)) + chunk, mask=there, other=0)
+    return index, decode(code, word, QUANTIZER), used, number
+
+
+@triton.jit
+def add_payloads(
+    target,
+    buffers,
+    weights,
+    num_payloads,
+    chunk,
+    low_at,
+    high_at,
+    codes_at,
+    counts_at,
+    SLOTS: tl.constexpr,
+    BITS: tl.constexpr,
+    QUANTIZER: tl.constexpr,
+    WAYS: tl.constexpr,
+):
+    """target[index] += weight · value, payload after payload: two of them may hold one index, so a barrier between."""
+    for first in range(0, num_payloads, WAYS):
+        index, value, used, number = load_slots(
+            buffers, first, num_payloads, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER, WAYS
+        )
+        addend = value * tl.load(weights + number, mask=number < num_payloads, other=0.0)
+        for way in range(WAYS):
+            mine = used & (number == first + way)
+            total = tl.load(target + index, mask=mine, other=0.0) + addend
+            tl.store(target + index, total, mask=mine)
+            tl.debug_barrier()
 
 
 @triton.jit
@@ -52,6 +99,7 @@ def _accumulate_kernel(
     QUANTIZER: tl.constexpr,
     OVERWRITE: tl.constexpr,
     TAIL: tl.constexpr,
+    WAYS: tl.constexpr,
 ):
     chunk = tl.program_id(0).to(tl.int64) + first_chunk
     target = out + chunk * CHUNK
@@ -63,13 +111,14 @@ def _accumulate_kernel(
         else:
             tl.store(target + offset, zeros)
         tl.debug_barrier()
-    for number in range(num_payloads):
-        buffer = tl.load(buffers + number).to(tl.pointer_type(tl.uint8))
-        index, value, used = load_slots(buffer, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER)
-        addend = value * tl.load(weights + number)
-        total = tl.load(target + index, mask=used, other=0.0) + addend
-        tl.store(target + index, total, mask=used)
-        tl.debug_barrier()
+    add_payloads(
+        target, buffers, weights, num_payloads, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER, WAYS
+    )
+
+
+def ways(num_payloads: int) -> int:
+    """Payloads a program loads at once: a power of two up to 8."""
+    return min(8, triton.next_power_of_2(num_payloads))
 
 
 def pointer_table(payloads: Sequence[Payload]) -> torch.Tensor:
@@ -80,7 +129,7 @@ def pointer_table(payloads: Sequence[Payload]) -> torch.Tensor:
 
 
 def decompress_accumulate_cuda(
-    payloads: Sequence[Payload], weights: torch.Tensor, out: torch.Tensor, *, accumulate: bool, num_warps: int = 2
+    payloads: Sequence[Payload], weights: torch.Tensor, out: torch.Tensor, *, accumulate: bool, num_warps: int = 4
 ) -> None:
     """Launch over whole chunks, then over the tail."""
     spec, chunks = payloads[0].spec, payloads[0].num_chunks
@@ -103,6 +152,7 @@ def decompress_accumulate_cuda(
                 QUANTIZER=NUMBER[spec.quantizer],
                 OVERWRITE=not accumulate,
                 TAIL=tail,
+                WAYS=ways(len(payloads)),
                 num_warps=num_warps,
                 enable_fp_fusion=False,
             )

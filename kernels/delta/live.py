@@ -94,6 +94,7 @@ class LiveModel:
         sizes = [tensor.numel() for tensor in self.parameters]
         self.bases = dict(zip(parameters, [0, *np.cumsum(sizes)[:-1].tolist()], strict=True))
         self._numbers, self._table = self._tabulate()
+        self._pieces: torch.Tensor | None = None
         self.sums = torch.zeros(PARTIAL_SUMS, dtype=torch.int64, device=self.device)
         self.sums[0] = self.measure()
 
@@ -189,19 +190,17 @@ class LiveModel:
 
     def measure(self) -> int:
         """The checksum as a signed 64-bit number, computed from the live tensors' memory."""
-        total = 0
-        for tensor in self.parameters:
-            base = self.bases[tensor.data_ptr()]
-            patterns = tensor.view(-1).view(BITS_OF[self.dtype])
-            if self.device.type == "cuda":
-                from kernels.delta.triton import checksum_cuda
+        flat = [tensor.view(-1).view(BITS_OF[self.dtype]) for tensor in self.parameters]
+        bases = [self.bases[tensor.data_ptr()] for tensor in self.parameters]
+        if self.device.type == "cuda":
+            from kernels.delta.triton import checksum_cuda, piece_table
 
-                total += checksum_cuda(patterns, base)
-            else:
-                from kernels.delta import cpu
+            if self._pieces is None:
+                self._pieces = piece_table(flat, bases)
+            return _signed(checksum_cuda(self._pieces, flat[0]))
+        from kernels.delta import cpu
 
-                total += int(cpu.checksum(cpu.unsigned(patterns), base))
-        return _signed(total)
+        return _signed(sum(int(cpu.checksum(cpu.unsigned(part), base)) for part, base in zip(flat, bases, strict=True)))
 
     def verify(self) -> bool:
         """Whether the running checksum is that of the memory: reads every live element."""

@@ -5,6 +5,9 @@ Every address is 64-bit arithmetic; a block of entries finds its tensor in a tab
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -12,6 +15,7 @@ import triton.language as tl
 from kernels.delta.model_delta import BITS_OF, INT32_LIMIT, TensorDelta
 
 _DIFF_BLOCK = 2048
+_PIECE = 16_384
 
 
 @triton.jit
@@ -69,11 +73,18 @@ def _scatter_kernel(
 
 
 @triton.jit
-def _checksum_kernel(patterns, sums, base, num_elements, MASK: tl.constexpr, PARTIAL_SUMS: tl.constexpr, BLOCK: tl.constexpr):
+def _checksum_kernel(pieces, patterns, sums, MASK: tl.constexpr, PARTIAL_SUMS: tl.constexpr, BLOCK: tl.constexpr):
+    """One piece: (address, position of its first element, elements); `patterns` only lends its element type."""
     program = tl.program_id(0).to(tl.int64)
-    element = program * BLOCK + tl.arange(0, BLOCK)
-    pattern = tl.load(patterns + element, mask=element < num_elements, other=0).to(tl.int64) & MASK
-    tl.atomic_add(sums + program % PARTIAL_SUMS, tl.sum(_coefficient(base + element) * pattern), sem="relaxed")
+    home = tl.load(pieces + program * 3).to(patterns.dtype)
+    base = tl.load(pieces + program * 3 + 1)
+    count = tl.load(pieces + program * 3 + 2).to(tl.int32)
+    total = tl.zeros([BLOCK], tl.int64)
+    for start in range(0, count, BLOCK):
+        element = start + tl.arange(0, BLOCK)
+        pattern = tl.load(home + element, mask=element < count, other=0).to(tl.int64) & MASK
+        total += _coefficient(base + element) * pattern
+    tl.atomic_add(sums + program % PARTIAL_SUMS, tl.sum(total), sem="relaxed")
 
 
 @triton.jit
@@ -125,14 +136,23 @@ def scatter_cuda(
         )
 
 
-def checksum_cuda(patterns: torch.Tensor, base: int) -> int:
-    """The checksum of one flat tensor of patterns whose first element has position `base`, signed."""
-    sums = torch.zeros(256, dtype=torch.int64, device=patterns.device)
-    if patterns.numel():
-        _checksum_kernel[(triton.cdiv(patterns.numel(), 4096),)](
-            patterns, sums, base, patterns.numel(), MASK=2 ** (8 * patterns.element_size()) - 1, PARTIAL_SUMS=256, BLOCK=4096
-        )
-    return int(sums.sum())
+def piece_table(tensors: Sequence[torch.Tensor], bases: Sequence[int]) -> torch.Tensor:
+    """`[P, 3]` int64 for `checksum_cuda`: flat tensors of patterns, cut into pieces, and their first positions."""
+    parts = [np.empty((0, 3), np.int64)]
+    for tensor, base in zip(tensors, bases, strict=True):
+        start = np.arange(0, tensor.numel(), _PIECE, dtype=np.int64)
+        address = tensor.data_ptr() + start * tensor.element_size()
+        parts.append(np.stack([address, base + start, np.minimum(tensor.numel() - start, _PIECE)], 1))
+    return torch.from_numpy(np.concatenate(parts)).to(tensors[0].device)
+
+
+def checksum_cuda(pieces: torch.Tensor, like: torch.Tensor) -> int:
+    """The checksum over `piece_table`'s pieces in one launch, unsigned; `like` has the patterns' integer type."""
+    sums = torch.zeros(256, dtype=torch.int64, device=pieces.device)
+    if pieces.shape[0]:
+        mask = 2 ** (8 * like.element_size()) - 1
+        _checksum_kernel[(pieces.shape[0],)](pieces, like, sums, MASK=mask, PARTIAL_SUMS=256, BLOCK=2048)
+    return int(sums.sum()) % 2**64
 
 
 def diff_cuda(old: torch.Tensor, new: torch.Tensor) -> TensorDelta:

@@ -76,69 +76,110 @@ def _maxima_kernel(
 
 
 @triton.jit
-def _count(values, number, threshold, BLOCK: tl.constexpr):
-    """How many of the first `number` fp32 at `values` have an ordered key of at least `threshold`."""
-    count = tl.zeros([BLOCK], tl.int32)
-    for start in range(0, number, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        key = _order(tl.load(values + at, mask=at < number, other=float("-inf")))
-        count += ((key >= threshold) & (at < number)).to(tl.int32)
-    return tl.sum(count)
+def _total_kernel(tops, sums, totals, num_tiles, BLOCK: tl.constexpr):
+    """log Σ exp of each row from its tiles' largest logits and sums."""
+    row = tl.program_id(0).to(tl.int64)
+    best = tl.full([BLOCK], float("-inf"), tl.float32)
+    weight = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, num_tiles, BLOCK):
+        tile = start + tl.arange(0, BLOCK)
+        top = tl.load(tops + row * num_tiles + tile, mask=tile < num_tiles, other=float("-inf"))
+        part = tl.load(sums + row * num_tiles + tile, mask=tile < num_tiles, other=0.0)
+        higher = tl.maximum(best, top)
+        safe = tl.where(higher == float("-inf"), 0.0, higher)
+        weight = weight * tl.exp(best - safe) + part * tl.exp(top - safe)
+        best = higher
+    top = tl.max(best)
+    tl.store(totals + row, top + tl.log(tl.sum(weight * tl.exp(best - top))))
 
 
 @triton.jit
-def _select_kernel(values, chosen, number, K: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr):
+def _kth(key, K: tl.constexpr):
+    """The K-th largest of ordered keys (int32, in registers), or the smallest above −∞ where fewer are: a scalar."""
+    high = tl.max(key).to(tl.int64) + 1
+    floor = high * 0 - 2139095040
+    low = floor
+    probed = tl.max(key) * 0
+    width = high * 0 + 8388608
+    going = high > low
+    while going:
+        middle = tl.where(probed != 0, low + (high - low) // 2, tl.maximum(high - width, floor))
+        count = tl.sum((key >= middle.to(tl.int32)).to(tl.int32))
+        enough = count >= K
+        probed = tl.where(enough, 1, probed)
+        low = tl.where(enough, middle, low)
+        high = tl.where(enough, high, middle)
+        width = width * 2
+        going = (high - low > 1) & (count != K) & (high > floor)
+    return low.to(tl.int32)
+
+
+@triton.jit
+def _count(values, number, threshold, BLOCK: tl.constexpr):
+    """How many of the first `number` fp32 at `values` have an ordered key of at least `threshold`."""
+    many = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, number, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        key = _order(tl.load(values + at, mask=at < number, other=float("-inf")))
+        many += ((key >= threshold) & (at < number)).to(tl.int32)
+    return tl.sum(many)
+
+
+@triton.jit
+def _select_kernel(values, listed, chosen, number, K: tl.constexpr, SLOTS: tl.constexpr, LIST: tl.constexpr, BLOCK: tl.constexpr):
     """The K largest of each row of `values` [B, number], ties to the smaller place: their places, ascending.
 
-    `chosen` int32 [B, SLOTS] ends in −1 where fewer than K are above −∞.
+    `chosen` int32 [B, SLOTS] ends in −1 where fewer than K are above −∞. The K-th largest of the BLOCK lanes' maxima
+    is a lower bound t of the K-th largest value; what reaches t is listed (`listed` int32 [B, LIST]), seldom much
+    more than K, and the K-th largest of the list is then exact. Should the list not hold it, t is raised by bisection
+    over `values` until at most LIST reach it or only ties remain.
     """
     row = tl.program_id(0).to(tl.int64)
     values += row * number
     chosen += row * SLOTS
+    listed += row * LIST
     top = tl.full([BLOCK], -2147483648, tl.int32)
     for start in range(0, number, BLOCK):
         at = start + tl.arange(0, BLOCK)
         top = tl.maximum(top, _order(tl.load(values + at, mask=at < number, other=float("-inf"))))
-    # 64-bit bounds: ordered keys span the whole int32 range. Below the smallest finite key lies −∞.
+    low = _kth(top, K).to(tl.int64)
     high = tl.max(top).to(tl.int64) + 1
-    low = high * 0 - 2139095040
-    floor = low
     above = tl.max(top) * 0
-    threshold = low
-    taken = above
-    width = high * 0 + 8388608
-    separated = high <= low
-    probed = high * 0
-    while (high - low > 1) & (separated == 0):
-        middle = tl.where(probed != 0, low + (high - low) // 2, tl.maximum(high - width, floor))
-        count = _count(values, number, middle.to(tl.int32), BLOCK)
-        separated = (count == K) | ((count < K) & (middle == floor))
-        threshold = middle
-        taken = count
-        more = count > K
-        probed = tl.where(more, 1, probed).to(tl.int64)
-        low = tl.where(more, middle, low)
-        above = tl.where(more, above, count)
-        high = tl.where(more, high, middle)
-        width = width * 2
-    ties = tl.where(separated, K, K - above)
-    threshold = tl.where(separated, threshold, low).to(tl.int32)
-    slot = tl.arange(0, SLOTS)
-    tl.store(chosen + slot, tl.full([SLOTS], -1, tl.int32))
+    count = _count(values, number, low.to(tl.int32), BLOCK)
+    while (count > LIST) & (high - low > 1):
+        middle = low + (high - low) // 2
+        reach = _count(values, number, middle.to(tl.int32), BLOCK)
+        enough = reach >= K
+        low = tl.where(enough, middle, low)
+        count = tl.where(enough, reach, count)
+        high = tl.where(enough, high, middle)
+        above = tl.where(enough, above, reach)
+    bound = low.to(tl.int32)
+    ties = tl.where(count > LIST, K - above, 2147483647)
+    tl.store(listed + tl.arange(0, LIST), tl.full([LIST], -1, tl.int32))
+    tl.store(chosen + tl.arange(0, SLOTS), tl.full([SLOTS], -1, tl.int32))
     tl.debug_barrier()
     written = above * 0
     seen = above * 0
     for start in range(0, number, BLOCK):
         at = start + tl.arange(0, BLOCK)
         key = _order(tl.load(values + at, mask=at < number, other=float("-inf")))
-        inside = (at < number) & (key >= -2139095040)
-        equal = (inside & (key == threshold)).to(tl.int32)
-        rank = seen + tl.cumsum(equal, 0) - equal
-        take = (inside & (key > threshold)) | ((equal != 0) & (rank < ties))
+        inside = (at < number) & (key >= tl.maximum(bound, -2139095040))
+        equal = (inside & (key == bound)).to(tl.int32)
+        take = inside & ((key > bound) | (seen + tl.cumsum(equal, 0) - equal < ties))
         place = written + tl.cumsum(take.to(tl.int32), 0) - 1
-        tl.store(chosen + place, at, mask=take & (place < SLOTS))
+        tl.store(listed + place, at, mask=take & (place < LIST))
         written += tl.sum(take.to(tl.int32))
         seen += tl.sum(equal)
+    tl.debug_barrier()
+    at = tl.load(listed + tl.arange(0, LIST))
+    key = _order(tl.load(values + at, mask=at >= 0, other=float("-inf")))
+    bound = _kth(key, K)
+    room = K - tl.sum(((at >= 0) & (key > bound)).to(tl.int32))
+    equal = ((at >= 0) & (key == bound)).to(tl.int32)
+    take = (at >= 0) & ((key > bound) | ((equal != 0) & (tl.cumsum(equal, 0) <= room)))
+    place = tl.cumsum(take.to(tl.int32), 0) - 1
+    tl.store(chosen + place, at, mask=take)
 
 
 @triton.jit
@@ -198,13 +239,23 @@ def _finish_kernel(
     tl.store(out_ids + row * K + slot, item, mask=slot < K)
 
 
+def _select(values: torch.Tensor, k: int, slots: int, num_warps: int) -> torch.Tensor:
+    rows, number = values.shape
+    room = max(256, 4 * slots)
+    listed = torch.empty(rows, room, dtype=torch.int32, device=values.device)
+    chosen = torch.empty(rows, slots, dtype=torch.int32, device=values.device)
+    block = max(triton.next_power_of_2(k), min(8192, triton.next_power_of_2(number)))
+    _select_kernel[(rows,)](values, listed, chosen, number, K=k, SLOTS=slots, LIST=room, BLOCK=block, num_warps=num_warps)
+    return chosen
+
+
 def topk_logits_cuda(
     hidden: torch.Tensor,
     items: torch.Tensor,
     k: int,
     exclude: torch.Tensor | None,
     tile: int = 128,
-    depth: int = 64,
+    depth: int = 128,
     num_warps: int = 4,
     num_stages: int = 4,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -239,11 +290,10 @@ def topk_logits_cuda(
         num_warps=num_warps,
         num_stages=num_stages,
     )
-    top = partial[0].amax(1, keepdim=True)
-    total = (top + ((partial[0] - top).exp() * partial[1]).sum(1, keepdim=True).log())[:, 0]
+    total = torch.empty(rows, device=device)
+    _total_kernel[(rows,)](partial[0], partial[1], total, tiles, BLOCK=1024, num_warps=8)
     slots = triton.next_power_of_2(k)
-    chosen = torch.empty(rows, slots, dtype=torch.int32, device=device)
-    _select_kernel[(rows,)](maxima, chosen, groups, K=k, SLOTS=slots, BLOCK=min(8192, triton.next_power_of_2(groups)), num_warps=16)
+    chosen = _select(maxima, k, slots, 16)
     scores = torch.empty(rows, slots * GROUP, device=device)
     _rescore_kernel[(rows, triton.cdiv(slots, 2))](
         hidden,
@@ -261,8 +311,7 @@ def topk_logits_cuda(
         DEPTH=min(128, width),
         num_warps=4,
     )
-    places = torch.empty(rows, slots, dtype=torch.int32, device=device)
-    _select_kernel[(rows,)](scores, places, slots * GROUP, K=k, SLOTS=slots, BLOCK=min(4096, slots * GROUP), num_warps=8)
+    places = _select(scores, k, slots, 8)
     best = torch.empty(rows, k, device=device)
     ids = torch.empty(rows, k, dtype=torch.int64, device=device)
     _finish_kernel[(rows,)](scores, chosen, places, best, ids, K=k, SLOTS=slots, GROUP=GROUP, num_warps=4)

@@ -121,9 +121,9 @@ def _read_cpu(words: torch.Tensor, starts: torch.Tensor, payload: Payload) -> No
 def _body_sum(body: torch.Tensor) -> int:
     words = body.view(torch.int32)
     if body.device.type == "cuda":
-        from kernels.delta.triton import checksum_cuda
+        from kernels.delta.triton import checksum_cuda, piece_table
 
-        return checksum_cuda(words, 0)
+        return checksum_cuda(piece_table([words], [0]), words)
     from kernels.delta import cpu
 
     return int(cpu.checksum(cpu.unsigned(words), 0))

@@ -1,4 +1,4 @@
-"""The wire format on a CPU: numba, one group of 16 chunks a turn, 64-bit accumulators."""
+"""The wire format on a CPU: numba, one group of 8 chunks a turn, 64-bit accumulators."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def measure(low: Any, high: Any, counts: Any, slots: Any, width: Any, table: Any
 
 @inline
 def _put(state: Any, words: Any, value: Any, width: Any) -> None:
-    """Append the `width` ≤ 40 low bits of `value`; `state` uint64 [3]: accumulator, bits held (< 32), next word."""
+    """Append `value`, which has `width` ≤ 32 bits; `state` uint64 [3]: accumulator, bits held (< 32), next word."""
     state[0] |= np.uint64(value) << state[1]
     state[1] += np.uint64(width)
     if state[1] >= np.uint64(32):
@@ -68,11 +68,6 @@ def _put(state: Any, words: Any, value: Any, width: Any) -> None:
         state[2] += np.uint64(1)
         state[0] >>= np.uint64(32)
         state[1] -= np.uint64(32)
-        if state[1] >= np.uint64(32):
-            words[state[2]] = np.uint32(state[0] & np.uint64(0xFFFFFFFF))
-            state[2] += np.uint64(1)
-            state[0] >>= np.uint64(32)
-            state[1] -= np.uint64(32)
 
 
 @inline
@@ -84,7 +79,8 @@ def _write_chunk(state: Any, words: Any, low: Any, high: Any, codes: Any, level:
     if count == 0:
         return
     rice = _rice(_index(low, high, count - 1), count)
-    _put(state, words, rice | (np.int64(level) & 0xFFFFFFFF) << 3, 35)
+    _put(state, words, rice, 3)
+    _put(state, words, np.int64(level) & 0xFFFFFFFF, 32)
     before = -1
     for slot in range(count):
         index = _index(low, high, slot)
@@ -96,7 +92,8 @@ def _write_chunk(state: Any, words: Any, low: Any, high: Any, codes: Any, level:
             rest = (gap & ((1 << rice) - 1)) | code << rice
             _put(state, words, (1 | rest << 1) << quotient, quotient + 1 + rice + width)
         else:
-            _put(state, words, (1 | (gap | code << 12) << 1) << ESCAPE, ESCAPE + 13 + width)
+            _put(state, words, 1 << ESCAPE, ESCAPE + 1)
+            _put(state, words, gap | code << 12, 12 + width)
 
 
 @parallel

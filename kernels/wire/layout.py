@@ -3,7 +3,7 @@
 | part | bytes | what |
 | --- | --- | --- |
 | header | 32 | `<4sBBBBQIIQ`: `SLPW`, version, quantizer, log2 chunk, slots, elements, groups, words, checksum |
-| table | 2 a group, padded to 4 | 32-bit words of each group of 16 chunks |
+| table | 2 a group, padded to 4 | 32-bit words of each group of 8 chunks |
 | words | 4 each | the groups' bit streams, least significant bit first, each from a word's start |
 
 A chunk: 1 bit "all slots used", else 0 and 8 bits of count; if any, 3 bits of b and 32 bits of levels; then each slot
@@ -22,7 +22,7 @@ from kernels.payload import CompressionSpec, Quantizer
 
 MAGIC, VERSION = b"SLPW", 1
 HEADER = struct.Struct("<4sBBBBQIIQ")
-GROUP = 16
+GROUP = 8
 """Chunks a bit stream: one thread's work, and 2 bytes of table."""
 ESCAPE = 16
 """Quotient from which a gap is sent as it is."""

@@ -1,6 +1,6 @@
 """The wire format in Triton: one lane a group. Sizes first (wide), then each lane writes or reads its own stream.
 
-A lane keeps a 64-bit accumulator. 10⁹ elements make 15,259 streams of 1,024 symbols: enough lanes that the card's
+A lane keeps a 64-bit accumulator. 10⁹ elements make 30,518 streams of 512 symbols: enough lanes that the card's
 latency, not a serial tail, sets the time.
 """
 
@@ -38,7 +38,7 @@ def _index(low, high, chunk, slot, mask, SLOTS: tl.constexpr):
 
 @triton.jit
 def _measure_kernel(low, high, counts, sizes, num_chunks, SLOTS: tl.constexpr, BITS: tl.constexpr):
-    """Words of one group: 16 chunks × SLOTS at once."""
+    """Words of one group: all its chunks' slots at once."""
     group = tl.program_id(0).to(tl.int64)
     chunk = group * GROUP + tl.arange(0, GROUP)
     there = chunk < num_chunks
@@ -55,6 +55,21 @@ def _measure_kernel(low, high, counts, sizes, num_chunks, SLOTS: tl.constexpr, B
     total = tl.sum(tl.where(used, bits, 0), 1)
     head = tl.where(count == SLOTS, 1, 9) + tl.where(count > 0, 35, 0)
     tl.store(sizes + group, (tl.sum(total + tl.where(there, head, 0)) + 31) // 32)
+
+
+@triton.jit
+def _load_four(low, high, codes, chunk, four, mask, SLOTS: tl.constexpr, BITS: tl.constexpr):
+    """Slots 4 · four … + 3 of each lane's chunk: low bytes (int32), high nibbles and codes, packed as stored."""
+    at = chunk * (SLOTS // 4) + four
+    near = tl.load(low.to(tl.pointer_type(tl.int32)) + at, mask=mask, other=0)
+    far = tl.load(high.to(tl.pointer_type(tl.int16)) + at, mask=mask, other=0).to(tl.int32)
+    if BITS == 2:
+        code = tl.load(codes + at, mask=mask, other=0).to(tl.int32)
+    elif BITS == 4:
+        code = tl.load(codes.to(tl.pointer_type(tl.int16)) + at, mask=mask, other=0).to(tl.int32)
+    else:
+        code = tl.load(codes.to(tl.pointer_type(tl.int32)) + at, mask=mask, other=0)
+    return near, far, code
 
 
 @triton.jit
@@ -79,7 +94,6 @@ def _write_kernel(
     at = tl.load(starts + group, mask=group < num_groups, other=0)
     held = tl.zeros([LANES], tl.uint64)
     bits = tl.zeros([LANES], tl.int32)
-    PER_BYTE: tl.constexpr = 8 // BITS
     for member in range(GROUP):
         chunk = group * GROUP + member
         there = chunk < num_chunks
@@ -92,21 +106,22 @@ def _write_kernel(
         held, bits, at = _put(words, held, bits, at, (level & 0xFFFF) << 3 | rice.to(tl.uint64), 19, some)
         held, bits, at = _put(words, held, bits, at, level >> 16, 16, some)
         before = tl.full([LANES], -1, tl.int32)
-        for slot in range(tl.max(count)):
-            active = slot < count
-            index = _index(low, high, chunk, slot + tl.zeros([LANES], tl.int32), active, SLOTS)
-            code = tl.load(codes + chunk * (SLOTS // PER_BYTE) + slot // PER_BYTE, mask=active, other=0).to(tl.int32)
-            code = (code >> ((slot % PER_BYTE) * BITS)) & ((1 << BITS) - 1)
-            gap = index - before - 1
-            before = tl.where(active, index, before)
-            quotient = gap >> rice
-            escaped = quotient >= ESCAPE
-            zeros = tl.where(escaped, ESCAPE, quotient)
-            width = tl.where(escaped, 12, rice)
-            rest = tl.where(escaped, gap, gap & ((1 << rice) - 1)) | code << width
-            one = tl.full([LANES], 1, tl.uint64) << zeros.to(tl.uint64)
-            held, bits, at = _put(words, held, bits, at, one, zeros + 1, active)
-            held, bits, at = _put(words, held, bits, at, rest.to(tl.uint64), width + BITS, active)
+        for four in range((tl.max(count) + 3) // 4):
+            near, far, packed = _load_four(low, high, codes, chunk, four, four * 4 < count, SLOTS, BITS)
+            for i in tl.static_range(4):
+                active = four * 4 + i < count
+                index = ((near >> (8 * i)) & 255) | ((far >> (4 * i)) & 15) << 8
+                code = (packed >> (BITS * i)) & ((1 << BITS) - 1)
+                gap = index - before - 1
+                before = tl.where(active, index, before)
+                quotient = gap >> rice
+                escaped = quotient >= ESCAPE
+                zeros = tl.where(escaped, ESCAPE, quotient)
+                width = tl.where(escaped, 12, rice)
+                rest = tl.where(escaped, gap, gap & ((1 << rice) - 1)) | code << width
+                one = tl.full([LANES], 1, tl.uint64) << zeros.to(tl.uint64)
+                held, bits, at = _put(words, held, bits, at, one, zeros + 1, active)
+                held, bits, at = _put(words, held, bits, at, rest.to(tl.uint64), width + BITS, active)
     tl.store(words + at, (held & 0xFFFFFFFF).to(tl.uint32), mask=bits > 0)
 
 
@@ -131,7 +146,6 @@ def _read_kernel(
     end = tl.load(starts + group + 1, mask=group < num_groups, other=0)
     held = tl.zeros([LANES], tl.uint64)
     bits = tl.zeros([LANES], tl.int32)
-    PER_BYTE: tl.constexpr = 8 // BITS
     for member in range(GROUP):
         chunk = group * GROUP + member
         there = chunk < num_chunks
@@ -155,34 +169,40 @@ def _read_kernel(
         tl.store(levels + chunk, level.to(tl.uint32).to(tl.int32, bitcast=True), mask=there)
         tl.store(counts + chunk, count.to(tl.uint8), mask=there)
         index = tl.full([LANES], -1, tl.int32)
-        nibbles = tl.zeros([LANES], tl.int32)
-        packed = tl.zeros([LANES], tl.int32)
-        for slot in range(SLOTS):
-            active = slot < count
-            held, bits, at = _refill(words, held, bits, at, end)
-            window = (held & 0x1FFFF).to(tl.int32) | 0x10000
-            zeros = _log2(window & -window)
-            rest = held >> (zeros + 1).to(tl.uint64)
-            held = tl.where(active, rest, held)
-            bits = tl.where(active, bits - zeros - 1, bits)
-            held, bits, at = _refill(words, held, bits, at, end)
-            escaped = zeros >= ESCAPE
-            width = tl.where(escaped, 12, rice)
-            field = (held & 0xFFFFF).to(tl.int32)
-            tail = field & ((1 << width) - 1)
-            gap = tl.where(escaped, tail, (zeros << rice) | tail)
-            code = (field >> width) & ((1 << BITS) - 1)
-            held = tl.where(active, held >> (width + BITS).to(tl.uint64), held)
-            bits = tl.where(active, bits - width - BITS, bits)
-            index = (index + gap + 1) & 4095
-            kept = tl.where(active, index, 0)
-            tl.store(low + chunk * SLOTS + slot, (kept & 255).to(tl.uint8), mask=there)
-            nibbles = tl.where(slot % 2 == 0, kept >> 8, nibbles | (kept >> 8) << 4)
-            tl.store(high + chunk * (SLOTS // 2) + slot // 2, nibbles.to(tl.uint8), mask=there & (slot % 2 == 1))
-            code = tl.where(active, code, 0) << ((slot % PER_BYTE) * BITS)
-            packed = tl.where(slot % PER_BYTE == 0, code, packed | code)
-            last = slot % PER_BYTE == PER_BYTE - 1
-            tl.store(codes + chunk * (SLOTS // PER_BYTE) + slot // PER_BYTE, packed.to(tl.uint8), mask=there & last)
+        for four in range(SLOTS // 4):
+            near = tl.zeros([LANES], tl.int32)
+            far = tl.zeros([LANES], tl.int32)
+            packed = tl.zeros([LANES], tl.int32)
+            for i in tl.static_range(4):
+                active = four * 4 + i < count
+                held, bits, at = _refill(words, held, bits, at, end)
+                window = (held & 0x1FFFF).to(tl.int32) | 0x10000
+                zeros = _log2(window & -window)
+                held = tl.where(active, held >> (zeros + 1).to(tl.uint64), held)
+                bits = tl.where(active, bits - zeros - 1, bits)
+                held, bits, at = _refill(words, held, bits, at, end)
+                escaped = zeros >= ESCAPE
+                width = tl.where(escaped, 12, rice)
+                field = (held & 0xFFFFF).to(tl.int32)
+                tail = field & ((1 << width) - 1)
+                gap = tl.where(escaped, tail, (zeros << rice) | tail)
+                code = tl.where(active, (field >> width) & ((1 << BITS) - 1), 0)
+                held = tl.where(active, held >> (width + BITS).to(tl.uint64), held)
+                bits = tl.where(active, bits - width - BITS, bits)
+                index = (index + gap + 1) & 4095
+                kept = tl.where(active, index, 0)
+                near |= (kept & 255) << (8 * i)
+                far |= (kept >> 8) << (4 * i)
+                packed |= code << (BITS * i)
+            place = chunk * (SLOTS // 4) + four
+            tl.store(low.to(tl.pointer_type(tl.int32)) + place, near, mask=there)
+            tl.store(high.to(tl.pointer_type(tl.int16)) + place, far.to(tl.int16), mask=there)
+            if BITS == 2:
+                tl.store(codes + place, packed.to(tl.uint8), mask=there)
+            elif BITS == 4:
+                tl.store(codes.to(tl.pointer_type(tl.int16)) + place, packed.to(tl.int16), mask=there)
+            else:
+                tl.store(codes.to(tl.pointer_type(tl.int32)) + place, packed, mask=there)
 
 
 def measure_cuda(payload: Payload) -> torch.Tensor:
