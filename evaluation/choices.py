@@ -40,7 +40,7 @@ class Choices:
         """The settings to fit `method` with. Raises LookupError where nothing was tried."""
         trials = self.trials(method)
         if not trials:
-            raise LookupError(f"{method} has no trial in {self.path}; run `slipstream eval choose` first")
+            raise LookupError(f"{method} has no trial in {self.path}; leave out --no-choose")
         return dict(max(trials, key=lambda trial: trial["ndcg"])["chosen"])
 
     def add(self, method: str, trial: dict[str, Any]) -> None:

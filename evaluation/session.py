@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from catalogue.datasets import Dataset
+from catalogue.replay import Timeline, timeline
 from evaluation.choices import Choices, Protocol, untried
+from evaluation.cold_start import ages, new_users, young_items
 from evaluation.goals import goals, methods
 from evaluation.methods import Method
 from evaluation.our_method import Ours, Retrained, retrained_trials
 from evaluation.record import Record
-from evaluation.runs import Run, read
+from evaluation.runs import Result, Run, read
 from evaluation.tables import Verdict, verdicts
 from evaluation.tasks import Task, perform_all
 
+ALL = "all events"
+YOUNG_EVENTS, NEW_USER_EVENTS = 20, 5
+"""What counts as young."""
 OnText = Callable[[str], None]
 OnProgress = Callable[[int], None]
 
@@ -69,7 +75,8 @@ class Results:
     """What came out.
 
     Attributes:
-        tables: title → scorer → records by seed: `all events`, and where people buy again also `first purchases`.
+        tables: title → scorer → records by seed: `all events`; where people buy again also `first purchases`; of a
+            stream also what was young when it was asked for.
         flops: scorer → operations of learning the stream, mean over seeds.
         verdicts: goals on the main table.
     """
@@ -130,15 +137,32 @@ def _runs(session: Session, method: Method) -> list[Run]:
 
 
 def _collect(session: Session, runs: Sequence[Run]) -> Results:
-    everything: dict[str, list[Record]] = {}
-    firsts: dict[str, list[Record]] = {}
+    tables: dict[str, dict[str, list[Record]]] = {}
     flops: dict[str, float] = {}
     for run in runs:
         for result in read(run):
-            everything.setdefault(result.scorer, []).append(result.outcome.main)
-            firsts.setdefault(result.scorer, []).append(result.outcome.masked)
+            for title, record in _parts(session, run, result).items():
+                tables.setdefault(title, {}).setdefault(result.scorer, []).append(record)
             flops[result.scorer] = flops.get(result.scorer, 0.0) + result.flops / session.seeds
-    tables = {"all events": everything}
+    return Results(tables, flops, verdicts(tables[ALL], goals(session.dataset, session.protocol)))
+
+
+def _parts(session: Session, run: Run, result: Result) -> dict[str, Record]:
+    """The records of a result by table."""
+    record = result.outcome.main
+    parts = {ALL: record}
     if session.dataset.repeats:
-        tables["first purchases"] = firsts
-    return Results(tables, flops, verdicts(everything, goals(session.dataset, session.protocol)))
+        parts["first purchases"] = result.outcome.masked
+    if session.protocol == "prequential":
+        known = ages(_line(session.dataset, run.seed), record)
+        parts[f"items with fewer than {YOUNG_EVENTS} events"] = young_items(record, known, below_events=YOUNG_EVENTS)
+        parts["items younger than a day"] = young_items(record, known, below_days=1.0)
+        parts[f"users with fewer than {NEW_USER_EVENTS} events"] = new_users(
+            record, known, below_events=NEW_USER_EVENTS
+        )
+    return {title: part for title, part in parts.items() if len(part)}
+
+
+@lru_cache(maxsize=16)
+def _line(dataset: Dataset, seed: int) -> Timeline:
+    return timeline(dataset, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,22 +35,25 @@ def add_items(
         start_from_titles(grown, new, tokenizer, words=vocabulary.first_item_token)
         return grown
     old = recommender.vocabulary
-    features = [_features(known[item_id]) if item_id in known else set() for item_id in old.item_ids]
+    features = [_features(known[item_id]) if item_id in known else frozenset() for item_id in old.item_ids]
     tensors = [recommender.model.get_input_embeddings().weight.detach()]
     if not recommender.tied:
         tensors.append(recommender.head.weight.detach())
     for item in new:
         weights = _likeness(_features(item), features)
         for rows in tensors:
-            rows[vocabulary.token(item.item_id)] = weights @ rows[old.item_tokens.start : old.item_tokens.stop]
+            rows[vocabulary.token(item.item_id)] = (
+                weights.to(rows.device) @ rows[old.item_tokens.start : old.item_tokens.stop]
+            )
     return grown
 
 
-def _features(item: Item) -> set[str]:
-    return {f"category:{category}" for category in item.categories} | set(item.title.lower().split())
+@lru_cache(maxsize=1 << 20)
+def _features(item: Item) -> frozenset[str]:
+    return frozenset({f"category:{category}" for category in item.categories}) | set(item.title.lower().split())
 
 
-def _likeness(own: set[str], others: Sequence[set[str]]) -> torch.Tensor:
+def _likeness(own: frozenset[str], others: Sequence[frozenset[str]]) -> torch.Tensor:
     """Weights `[num_items]` that sum to 1: Jaccard likeness, or all equal where nothing is shared."""
     shared = [len(own & other) / len(own | other) if own & other else 0.0 for other in others]
     weights = torch.tensor(shared) if any(shared) else torch.ones(len(others))

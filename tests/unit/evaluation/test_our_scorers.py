@@ -122,7 +122,7 @@ def test_the_stream_a_retraining_knows_is_the_one_it_was_shown(shoppers: Dataset
 @pytest.mark.parametrize("start", ["scratch", "warm"])
 def test_it_is_retrained_ten_times(walkers: Dataset, start: str) -> None:
     stage = tuning_stage(walkers, 0)
-    settings = {"pretrain": {"epochs": 2.0, "batch_rows": 64}, "start": start}
+    settings = {"pretrain": {"epochs": 1.0, "batch_rows": 128}, "start": start}
     fit = Fit(stage.past, 0, CPU, len(stage.line) - stage.start)
     scorer = Retrained().fit(fit, settings)["ours-retrained"]
     assert isinstance(scorer, RetrainedScorer)
