@@ -1,0 +1,289 @@
+"""What workers and owners say to one another. Payload bytes travel in frames of their own behind the message."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import msgspec
+
+from online_trainer.ledger import LedgerRow
+
+PROTOCOL = 1
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Ranges = dict[int, tuple[Count, Count]]
+"""Partition → (first offset, end offset)."""
+
+
+class Encoding(StrEnum):
+    """How a payload frame is written: nothing, `kernels.wire` bytes, or bf16."""
+
+    NONE = "none"
+    COMPRESSED = "compressed"
+    DENSE = "dense"
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """What every replica must do alike.
+
+    Attributes:
+        optimizer: `sgd` adds what workers' local optimizers found; `adamw` takes gradients.
+        learning_rate: of the owners' optimizer: a factor on the decoded updates for `sgd`.
+        beta1, beta2, epsilon, weight_decay: of `adamw`.
+        staleness_power: a push counts (1 + staleness)^-power.
+        chunk, slots, quantizer: of compressed payloads.
+        compressed: whether workers compress; they send bf16 otherwise.
+        local_steps: batches a push.
+        fragments: a push carries one of so many parts of the vector, in turn.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    staleness_power: float = 0.5
+    chunk: int = 4096
+    slots: int = 64
+    quantizer: str = "int2"
+    compressed: bool = True
+    local_steps: Annotated[int, msgspec.Meta(ge=1)] = 1
+    fragments: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+class From(msgspec.Struct, frozen=True, kw_only=True):
+    """Who speaks.
+
+    Attributes:
+        worker: its name.
+        incarnation: drawn anew by each process.
+    """
+
+    worker: str
+    incarnation: Count
+
+
+class Join(From, frozen=True, kw_only=True, tag="join"):
+    """A worker comes, or comes back after the coordinator forgot it.
+
+    Attributes:
+        model, layout: name and `FlatLayout.digest` of what it trains.
+        protocol: its `PROTOCOL`.
+    """
+
+    model: str
+    layout: str
+    protocol: int = PROTOCOL
+
+
+class Sync(From, frozen=True, kw_only=True, tag="sync"):
+    """What is new?
+
+    Attributes:
+        generation: the newest assignment it goes by; it has let go of every partition not in that one.
+        index: orders it has applied.
+        idle: it has nothing to train; nobody waits for it.
+        waiting: partition → offsets that wait for it.
+    """
+
+    generation: Count
+    index: Count
+    idle: bool = False
+    waiting: dict[int, int] = {}
+
+
+class Push(From, frozen=True, kw_only=True, tag="push"):
+    """An update, and the events in it; the payload of shard 0 is the frame behind.
+
+    Attributes:
+        seq: 1, 2, 3, … within the incarnation.
+        generation, index: as in `Sync`.
+        base: index of the weights it was computed on.
+        ranges: the offsets it covers.
+        rows: a ledger row for each record of them.
+        encoding: of the payload.
+        start, stop: elements of the vector it covers.
+        compute_seconds: spent on its batches.
+        residual_norm: L2 norm of what stays unsent.
+        loss: of its last batch, nats.
+        refused_batches: batches that were passed over because loss or gradient was not finite.
+        waiting: as in `Sync`.
+    """
+
+    seq: Count
+    generation: Count
+    base: Count
+    ranges: Ranges
+    rows: list[LedgerRow]
+    encoding: Encoding
+    start: Count
+    stop: Count
+    compute_seconds: float
+    residual_norm: float
+    loss: float = 0.0
+    refused_batches: Count = 0
+    waiting: dict[int, int] = {}
+
+    @property
+    def examples(self) -> int:
+        """Events trained in it."""
+        return sum(row.trained for row in self.rows)
+
+
+class Adopt(From, frozen=True, kw_only=True, tag="adopt"):
+    """Give me what is remembered of `partition`, which I hold now."""
+
+    partition: int
+
+
+class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag="fetch"):
+    """Give me the weights, and the optimizer's state with them, as they are now."""
+
+
+class Part(From, frozen=True, kw_only=True, tag="part"):
+    """The payload for a shard that is not the coordinator's; stored, and applied once its push is ordered."""
+
+    seq: Count
+    start: Count
+    stop: Count
+    encoding: Encoding
+
+
+class Follow(msgspec.Struct, frozen=True, kw_only=True, tag="follow"):
+    """An owner of another shard asks for the orders behind `index`; with its weights if it stands at a `cut`."""
+
+    shard: int
+    index: Count
+    cut: Count = 0
+
+
+class Relay(msgspec.Struct, frozen=True, kw_only=True, tag="relay"):
+    """A worker asks another shard's owner for the payloads of orders `after` … `until`, but for its own pushes'."""
+
+    worker: str
+    incarnation: Count
+    after: Count
+    until: Count
+
+
+class Leave(From, frozen=True, kw_only=True, tag="leave"):
+    """An orderly end."""
+
+
+Request = Join | Sync | Push | Adopt | Fetch | Part | Follow | Relay | Leave
+
+
+class Pushed(msgspec.Struct, frozen=True, kw_only=True):
+    """A push within an order, as replicas need it.
+
+    Attributes:
+        staleness: orders between `base` and this one.
+        scale: factor on its decoded payload.
+    """
+
+    worker: str
+    incarnation: int
+    seq: int
+    base: int
+    staleness: int
+    scale: float
+    encoding: Encoding
+    start: int
+    stop: int
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order"):
+    """Order number `index`: pushes that are applied as one step."""
+
+    index: int
+    pushes: list[Pushed]
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True, tag="joined"):
+    """Welcome. `seq` is the newest sequence number of this incarnation that was ordered."""
+
+    rule: Rule
+    seq: int
+    shards: list[str] = []
+
+
+class News(msgspec.Struct, frozen=True, kw_only=True, tag="news"):
+    """What is new; the payloads of `orders`, but for the asker's own, are the frames behind, in order.
+
+    Attributes:
+        ordered: index of the push this answers, once it was ordered.
+        orders: behind the asker's index; `gap` says that they are no longer at hand: fetch the weights.
+        generation, partitions: its assignment, with each partition's first offset that is not in the weights.
+        batch_events: how many events its batches should have.
+        cut: index of the newest checkpoint that is asked for.
+    """
+
+    orders: list[Order]
+    generation: int
+    partitions: dict[int, int]
+    batch_events: int
+    ordered: int | None = None
+    gap: bool = False
+    cut: int = 0
+
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True, tag="weights"):
+    """A shard as of order `index`; frames behind: weights fp32, and both moments for `adamw`."""
+
+    index: int
+    start: int
+    stop: int
+
+
+class Remembered(msgspec.Struct, frozen=True, kw_only=True, tag="remembered"):
+    """A partition's histories and dedupe window.
+
+    Attributes:
+        offset: its first offset that is not in the weights.
+        histories: user → (item, timestamp), oldest first.
+        seen: event ids, oldest first.
+    """
+
+    partition: int
+    offset: int
+    histories: dict[str, list[tuple[str, float]]]
+    seen: list[str]
+
+
+class Payloads(msgspec.Struct, frozen=True, kw_only=True, tag="payloads"):
+    """Frames behind: a payload for each (order, push) of the asked range that is not the asker's own."""
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    """Stored, or let go."""
+
+
+class Reason(StrEnum):
+    """Why a request was refused, and what the worker does about it."""
+
+    UNKNOWN_MEMBER = "unknown_member"
+    """Join again; the pending push may be sent again then."""
+    LAYOUT = "layout"
+    """Another model, version or layout: stop, the text names both."""
+    NOT_YOURS = "not_yours"
+    """Undo the push: its offsets are another's, or in the weights already."""
+    SEQUENCE = "sequence"
+    """Undo the push and join as a new incarnation."""
+    STALE = "stale"
+    """Its weights are too old, or ahead of the log: return the payload to the residual, pull, send again."""
+    DUPLICATE = "duplicate"
+    """Undo the push; the named event ids are in the weights already."""
+    CORRUPT = "corrupt"
+    """Return the payload to the residual, send again."""
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """No, and why."""
+
+    reason: Reason
+    detail: str
+    event_ids: list[str] = []
+
+
+Reply = Joined | News | Weights | Remembered | Payloads | Done | Refused
