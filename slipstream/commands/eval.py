@@ -75,6 +75,48 @@ def prequential(
         plot_stream(f"{dataset}: test, then train", next(iter(results.tables.values())), plot)
 
 
+@group.command("drift")
+def drift(
+    dataset: DatasetName = "ml-100k",
+    data: DataPath = None,
+    seeds: Seeds = 5,
+    device: Device = "cpu",
+    out: Out = DEFAULT_OUT,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Half-way through the last 20 % half the users turn: how many events until 90 % of the loss is regained."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from catalogue.datasets import DataError, load
+    from evaluation.drift_run import drift_rows, regained_by_seed
+
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        source = load(dataset, data)
+    except DataError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    with Console(stderr=True).status(dataset) as status:
+        found = regained_by_seed(
+            source, seeds, torch.device(device), out, lambda text: status.update(f"{dataset}: {text}")
+        )
+    table = Table("", "NDCG@10 without a turn", "lowest after it", "events to regain 90 %", title=f"{dataset}: drift")
+    for seed, rows in enumerate(found):
+        for row in rows:
+            table.add_row(
+                f"{row.scorer}, seed {seed}", f"{row.before:.4f}", f"{row.low:.4f}", str(row.events or "never")
+            )
+    Console().print(table)
+    if as_json:
+        command = f"eval drift --dataset {dataset} --seeds {seeds}"
+        machine = f"{platform.machine()} {device}"
+        print(json.dumps({"command": command, "version": _version(), "machine": machine, "rows": drift_rows(found)}))
+
+
 def _evaluate(
     protocol: Protocol,
     dataset: str,

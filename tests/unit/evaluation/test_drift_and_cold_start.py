@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from catalogue.datasets import Dataset
 from catalogue.replay import timeline
 from evaluation.cold_start import ages, new_users, young_items
 from evaluation.drift import drifted, events_to_regain
+from evaluation.drift_run import run_drift
+from evaluation.stages import Stage
 from evaluation.stream import prequential
 
 
@@ -57,3 +60,17 @@ def test_ages_count_what_came_before_the_block(shoppers: Dataset, spy: type) -> 
     assert set(known.item_events[np.isin(record.row, young.row)].tolist()) == {1, 2}
     assert len(young_items(record, known, below_days=1.0)) == (known.item_events > 0).sum()
     assert (known.user_events[np.isin(record.row, new_users(record, known, below_events=2).row)] < 2).all()
+
+
+def test_who_learns_regains_what_who_does_not_has_lost(walkers: Dataset) -> None:
+    stage = Stage(timeline(walkers, 0), 600)
+    settings = {
+        "pretrain": {"epochs": 12.0, "batch_rows": 8},
+        "online": {"batch_events": 16, "replay_windows": 8, "event_weight": 0.05, "average": 0.5},
+    }
+    found = {one.scorer: one for one in run_drift(stage, settings, 0.1, 0, torch.device("cpu"), window=60)}
+    assert list(found) == ["ours-online", "plain-sgd", "ours-frozen"]
+    for one in found.values():
+        assert one.low < 0.7 * one.before, "the turn hurts"
+    assert found["ours-frozen"].before > 0.4
+    assert found["ours-online"].low >= found["ours-frozen"].low * 0.8
