@@ -23,7 +23,9 @@ from serving.shadow import Shadow, live_fingerprint
 vllm_compat.adapt_process()
 vllm_compat.die_with_parent()
 
-_NICENESS = 10
+_STEP_BACK = 5
+"""How much nicer than the engine the staging thread is: a third of a core's share beside it. Much nicer, and on a full
+machine the thread is starved while it holds the interpreter's lock, which the engine then waits for."""
 
 
 class WeightReceiver:
@@ -112,7 +114,8 @@ class WeightReceiver:
     def _fill(self, path: str) -> None:
         """In the staging thread."""
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            own = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, own, min(19, os.getpriority(os.PRIO_PROCESS, own) + _STEP_BACK))
             shadow, self._spare = self._spare or Shadow(self._model), None
             self._filling = shadow
             device = next(self._model.parameters()).device

@@ -24,6 +24,8 @@ from streams.topics import apply_topics
 MODEL = "movielens-tiny"
 _REPLICAS = 2
 _START_SECONDS = 240.0
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Two replicas, a trainer and a gateway share two cores; a `tiny` step is too small to split."""
 _TOKEN_VARIABLE = "SLIPSTREAM_ADMIN_TOKEN"  # noqa: S105 - a variable's name
 
 
@@ -128,8 +130,9 @@ def _start_processes(
     common = ["--kafka", world.kafka]
     model = ["--model", MODEL, "--model-dir", str(model_dir), "--releases", str(run_dir / "releases")]
     for number, port in enumerate(replica_ports):
-        place = ["--port", str(port), "--replica-id", f"replica-{number}", "--cpu-cores", str(number)]
-        world.supervisor.start(f"replica-{number}", ["serve", "--engine", "vllm", *model, *common, *place])
+        place = ["--port", str(port), "--replica-id", f"replica-{number}"]
+        arguments = ["serve", "--engine", "vllm", *model, *common, *place]
+        world.supervisor.start(f"replica-{number}", arguments, env=_ONE_THREAD)
     start = ["--state", str(world.state), "--train-from", json.dumps(world.stream_from)]
     world.supervisor.start("trainer", ["train", *model, *common, *start])
     listen = ["--port", str(gateway_ports[0]), "--admin-port", str(gateway_ports[1])]
