@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from torch import Tensor
 
 from online_trainer.checkpoint import CheckpointState
 from online_trainer.fault_points import FaultPoint, reach
-from online_trainer.learner import Learner
 from online_trainer.ledger import Ledger, LedgerRow
 from online_trainer.plan import BatchPlan
 from online_trainer.state import StateFolder
@@ -17,6 +17,19 @@ from online_trainer.users import Users
 
 class NonFiniteWeights(Exception):
     """The weights or the optimizer's state hold a value that is not finite; they were not committed."""
+
+
+class Holder(Protocol):
+    """Who has the weights and what belongs to them: a `Learner`, or a `Replica` of several workers' orders."""
+
+    def state(self) -> dict[str, Tensor]:
+        """By name, sharing memory."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Become what `state` was."""
+
+    def is_finite(self) -> bool:
+        """Whether every value of the state is."""
 
 
 class Progress:
@@ -30,7 +43,7 @@ class Progress:
         history_events, dedupe_events: see `TrainerSettings`.
     """
 
-    def __init__(self, state: StateFolder, learner: Learner, history_events: int, dedupe_events: int) -> None:
+    def __init__(self, state: StateFolder, learner: Holder, history_events: int, dedupe_events: int) -> None:
         self._state = state
         self._learner = learner
         self._bounds = (history_events, dedupe_events)
@@ -44,6 +57,7 @@ class Progress:
         self.plans_applied = 0
         self.events_trained = 0
         self.watermark: float | None = None
+        self.applied: dict[str, tuple[int, int, int]] = {}
         if found:
             self._become(*found)
 
@@ -94,6 +108,7 @@ class Progress:
             ledger_bytes=ledger_bytes,
             events_trained=self.events_trained,
             watermark=self.watermark,
+            applied=dict(self.applied),
         )
         self._state.checkpoints.write(state, self._learner.state())
         self.committed = state
@@ -122,3 +137,4 @@ class Progress:
         self.plans_applied = state.plans_applied
         self.events_trained = state.events_trained
         self.watermark = state.watermark
+        self.applied = dict(state.applied)

@@ -35,6 +35,14 @@ class DedupeWindow:
         if len(window) > self._capacity:
             del window[next(iter(window))]
 
+    def of(self, partition: int) -> list[str]:
+        """A partition's ids, oldest first."""
+        return list(self._windows.get(partition, ()))
+
+    def replace(self, partition: int, event_ids: Iterable[str]) -> None:
+        """Make these a partition's ids; none forgets it."""
+        self._windows[partition] = dict.fromkeys(event_ids)
+
 
 class Histories:
     """Each user's last `length` events, oldest first, and draws of users to learn again.
@@ -68,6 +76,12 @@ class Histories:
             self._ring[self._count % self.REPLAY_EVENTS] = user_id
         self._count += 1
 
+    def replace(self, user_id: str, events: Iterable[Interaction]) -> None:
+        """Make these the user's events, oldest first."""
+        self._users.pop(user_id, None)
+        for event in events:
+            self.add(user_id, event)
+
     def draw(self, count: int) -> list[Sequence[Interaction]]:
         """The histories of the users of `count` events drawn at random, by torch's random state; none of none."""
         if not self._ring:
@@ -81,6 +95,8 @@ class Users:
     def __init__(self, history_length: int, dedupe_capacity: int) -> None:
         self.histories = Histories(history_length)
         self.seen = DedupeWindow(dedupe_capacity)
+        self.partition_of: dict[str, int] = {}
+        """User → the partition of the newest event: a producer that keys by user has one for each."""
 
     def take(self, row: LedgerRow) -> None:
         """Remember what a ledger row tells."""
@@ -89,6 +105,7 @@ class Users:
         if row.reason is not Untrained.DUPLICATE:
             self.seen.add(row.partition, row.event_id)
             self.histories.add(row.user_id, Interaction(row.item_id, row.timestamp))
+            self.partition_of[row.user_id] = row.partition
 
     def take_all(self, rows: Iterable[LedgerRow]) -> None:
         """`take` each."""

@@ -60,6 +60,11 @@ class OnlineModel:
         self._serving = grown
         self._learning = Recommender(self._learning.model, grown.vocabulary, grown.prompt)
 
+    @property
+    def learning(self) -> Recommender:
+        """The weights that learn; `recommender` itself without an average."""
+        return self._learning
+
     def score(self, batch: OnlineBatch) -> Tensor:
         """`[B, num_items]` log-probabilities by the weights that serve, before any step on the batch."""
         return batch_log_probabilities(self._serving, batch)

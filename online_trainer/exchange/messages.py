@@ -35,6 +35,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         compressed: whether workers compress; they send bf16 otherwise.
         local_steps: batches a push.
         fragments: a push carries one of so many parts of the vector, in turn.
+        average: the weights that serve keep this share at an order; 0 serves the weights that learn.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -50,6 +51,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     compressed: bool = True
     local_steps: Annotated[int, msgspec.Meta(ge=1)] = 1
     fragments: Annotated[int, msgspec.Meta(ge=1)] = 1
+    average: float = 0.0
 
 
 class From(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,11 +231,12 @@ class News(msgspec.Struct, frozen=True, kw_only=True, tag="news"):
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True, tag="weights"):
-    """A shard as of order `index`; frames behind: weights fp32, and both moments for `adamw`."""
+    """A shard as of order `index`; the frames behind hold the tensors called `names`, fp32 but for counts."""
 
     index: int
     start: int
     stop: int
+    names: list[str]
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True, tag="remembered"):

@@ -1,0 +1,87 @@
+"""An update becomes bytes and comes back: compressed with error feedback, or bf16 with the rounding kept likewise."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kernels import wire
+from kernels.compress import compress
+from kernels.decompress_accumulate import decompress_accumulate
+from kernels.payload import CompressionSpec, Payload, Quantizer
+from online_trainer.exchange.messages import Encoding, Rule
+from online_trainer.exchange.tensor_bytes import from_bytes, to_bytes
+
+
+class Encoded(NamedTuple):
+    """Bytes to send, how they are written, and how many elements were not finite and counted as zero."""
+
+    encoding: Encoding
+    data: bytes
+    nonfinite: int
+
+
+class DamagedUpdate(ValueError):
+    """Bytes that are no update of the range they are for."""
+
+
+def spec_of(rule: Rule) -> CompressionSpec:
+    """The rule's compression."""
+    return CompressionSpec(rule.chunk, rule.slots, Quantizer(rule.quantizer))
+
+
+def encode(update: Tensor, residual: Tensor, rule: Rule) -> Encoded:
+    """Send what `rule` lets through of `update + residual` `[n]` fp32; `residual` keeps exactly the rest."""
+    if not rule.compressed:
+        return _encode_dense(update, residual)
+    compressed = compress(update, residual, spec_of(rule))
+    return Encoded(Encoding.COMPRESSED, to_bytes(wire.encode(compressed.payload)), int(compressed.nonfinite))
+
+
+def add(encoding: Encoding, data: bytes, weight: float, out: Tensor) -> None:
+    """out `[n]` += weight · decoded, bit for bit the same on every replica.
+
+    Raises:
+        DamagedUpdate: not an update of `n` elements; `out` is as it was.
+    """
+    if encoding is Encoding.NONE:
+        return
+    if encoding is Encoding.DENSE:
+        out.add_(_dense(data, out.numel()).float(), alpha=weight)
+        return
+    decompress_accumulate([_payload(data, out.numel())], out, [weight], accumulate=True)
+
+
+def check(encoding: Encoding, data: bytes, num_elements: int) -> None:
+    """Raises DamagedUpdate unless `add` will take it."""
+    if encoding is Encoding.COMPRESSED:
+        _payload(data, num_elements)
+    elif encoding is Encoding.DENSE:
+        _dense(data, num_elements)
+
+
+def _encode_dense(update: Tensor, residual: Tensor) -> Encoded:
+    total = update + residual
+    bad = ~torch.isfinite(total)
+    total = torch.where(bad, torch.nan_to_num(residual, 0.0, 0.0, 0.0), total)
+    sent = total.bfloat16()
+    torch.sub(total, sent.float(), out=residual)
+    return Encoded(Encoding.DENSE, to_bytes(sent), int(bad.sum()))
+
+
+def _payload(data: bytes, num_elements: int) -> Payload:
+    try:
+        payload = wire.decode(data)
+    except wire.WireError as error:
+        raise DamagedUpdate(str(error)) from error
+    if payload.num_elements != num_elements:
+        raise DamagedUpdate(f"an update of {payload.num_elements} elements where {num_elements} are meant")
+    return payload
+
+
+def _dense(data: bytes, num_elements: int) -> Tensor:
+    if len(data) != 2 * num_elements:
+        raise DamagedUpdate(f"{len(data)} bytes where {num_elements} bf16 elements are meant")
+    return from_bytes(data, torch.bfloat16)
