@@ -30,7 +30,6 @@ class TrainerSettings:
         keep_releases: how many of the newest stay in the store, beside the live one and the one before it.
         history_events: how many of a user's last events are kept (what masks seen items in the score).
         dedupe_events: event ids remembered, for each partition.
-        seed: of what training draws at random, set at the first start.
         recipe: how a batch changes the weights.
         stop_at_end: end once everything up to the log's present ends is trained.
     """
@@ -45,7 +44,6 @@ class TrainerSettings:
     keep_releases: int = 100
     history_events: int = 1000
     dedupe_events: int = 50_000
-    seed: int = 0
     stop_at_end: bool = False
     recipe: OnlineRecipe = ONLINE
 

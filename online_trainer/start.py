@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import structlog
-import torch
 
 from contracts import topics
 from online_trainer.admission import Admission
@@ -60,7 +59,7 @@ def start_trainer(
     newest = publisher.take_over()
     progress = Progress(state, learner, settings.history_events, settings.dedupe_events)
     if progress.committed is None:
-        _first_start(beginning, progress, log, admission, patience, newest + 1, settings.seed)
+        _first_start(beginning, progress, log, admission, patience, newest + 1)
     else:
         reach(FaultPoint.START_RESTORED)
         _log.info("restored", version=progress.committed.version, plans_applied=progress.plans_applied)
@@ -101,10 +100,8 @@ def _first_start(
     admission: Admission,
     patience: Patience,
     version: int,
-    seed: int,
 ) -> None:
     """Fill the histories, commit the model's own weights."""
-    torch.manual_seed(seed)
     patience.wait_for(
         lambda: warm_up(log, beginning, admission, progress.start_over(beginning.train_from), progress.history)
     )

@@ -73,8 +73,8 @@ def train(
         keep_releases=keep_releases,
         history_events=history_events,
         dedupe_events=dedupe_events,
-        seed=seed,
         stop_at_end=stop_at_end,
+        seed=seed,
         learning_rate=learning_rate,
     )
     from online_trainer.metrics import TrainerMetrics
@@ -90,14 +90,15 @@ def train(
     raise typer.Exit(_run(settings, model_dir, kafka, releases, threads, metrics, patience))
 
 
-def _settings(train_from: str, learning_rate: float | None, **given: object) -> TrainerSettings:
+def _settings(train_from: str, seed: int, learning_rate: float | None, **given: object) -> TrainerSettings:
     import msgspec
 
     from contracts.release import ModelName
     from online_trainer.settings import TrainerSettings, parse_train_from
     from recommender.recipe import ONLINE
 
-    recipe = ONLINE if learning_rate is None else msgspec.structs.replace(ONLINE, learning_rate=learning_rate)
+    rate = ONLINE.learning_rate if learning_rate is None else learning_rate
+    recipe = msgspec.structs.replace(ONLINE, seed=seed, learning_rate=rate)
     try:
         msgspec.convert(given["model"], ModelName)
         return TrainerSettings(train_from=parse_train_from(train_from), recipe=recipe, **given)  # type: ignore[arg-type]
