@@ -76,6 +76,18 @@ def test_online_learns_by_the_trainers_learner_and_frozen_does_not(walkers: Data
     assert outcomes["ours-online"].ndcg[half:].mean() > 1.05 * outcomes["ours-frozen"].ndcg[half:].mean()
 
 
+def test_online_learns_new_items_too(late_items: Dataset) -> None:
+    line = timeline(late_items, 0)
+    settings = OnlineSettings(1, recipe=OnlineRecipe(replay_windows=0, average=0.0, learning_rate=0.01))
+    scorer = OnlineScorer(newborn(line[:360], "tiny", 0), line[:360], settings)
+    record = prequential(scorer, line, 360).masked
+    births = record.position % 10 == 0
+    assert (record.tied[births] == 0).all()
+    assert (record.tied[~births] > 0).all()
+    # All have had the same twelve items, and the three new ones are all there is to recommend.
+    assert record.above[-5:].tolist() == [0] * 5, "the newest item, taken by everyone now, has come first"
+
+
 @pytest.mark.parametrize("replay_windows", [0, 8])
 def test_online_flops_are_those_that_torch_counts(walkers: Dataset, replay_windows: int) -> None:
     line = timeline(walkers, 0)
