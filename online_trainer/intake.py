@@ -49,6 +49,10 @@ class Intake:
         """Offsets that wait, as far as is known (at most a second old)."""
         return sum(self._available().values())
 
+    def waiting(self) -> dict[int, int]:
+        """Partition → offsets that wait, as far as is known."""
+        return self._available()
+
     @property
     def exhausted(self) -> bool:
         """With `stop_at_end`: every offset up to the end has been planned."""

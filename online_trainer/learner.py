@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,11 @@ class Learner:
     @recommender.setter
     def recommender(self, grown: Recommender) -> None:
         self._online.recommender = grown
+
+    @property
+    def learning(self) -> Any:
+        """The model whose weights learn; `recommender.model` itself without an average."""
+        return self._online.learning.model
 
     def step(self, users: Sequence[UserUpdate], past: Past | None = None) -> StepReport:
         """Score every event by the weights as they are, then take one step on all of them.

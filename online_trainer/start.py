@@ -55,11 +55,11 @@ def start_trainer(
     log = connect()
     publisher = Publisher(settings.model, store, connect, settings.keep_releases)
     admission = Admission(log, recommender.vocabulary.index, metrics)
-    beginning = patience.wait_for(lambda: _beginning(settings, state.journal, log))
+    beginning = patience.wait_for(lambda: begin(settings, state.journal, log))
     newest = publisher.take_over()
     progress = Progress(state, learner, settings.history_events, settings.dedupe_events)
     if progress.committed is None:
-        _first_start(beginning, progress, log, admission, patience, newest + 1)
+        first_start(beginning, progress, log, admission, patience, newest + 1)
     else:
         reach(FaultPoint.START_RESTORED)
         _log.info("restored", version=progress.committed.version, plans_applied=progress.plans_applied)
@@ -70,7 +70,7 @@ def start_trainer(
     return trainer
 
 
-def _beginning(settings: TrainerSettings, journal: Journal, log: EventLog) -> Beginning:
+def begin(settings: TrainerSettings, journal: Journal, log: EventLog) -> Beginning:
     """Where training begins, decided once and journalled before anything is read."""
     if (found := journal.beginning) is not None:
         if found.model != settings.model:
@@ -93,7 +93,7 @@ def _beginning(settings: TrainerSettings, journal: Journal, log: EventLog) -> Be
     return beginning
 
 
-def _first_start(
+def first_start(
     beginning: Beginning,
     progress: Progress,
     log: EventLog,

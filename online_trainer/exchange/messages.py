@@ -95,6 +95,38 @@ class Sync(From, frozen=True, kw_only=True, tag="sync"):
     waiting: dict[int, int] = {}
 
 
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker saw since its last push.
+
+    Attributes:
+        compute_seconds: spent on batches.
+        waited_seconds: spent waiting for owners: exchange time that nothing hid.
+        hidden_seconds: of the exchange that went on while it prepared its next batch.
+        sent_bytes, received_bytes: on its connections, framing included.
+        dense_bytes: what its updates would have been as fp32.
+        encode_seconds: spent on compressing.
+        loss, ndcg_sum: last batch's loss in nats, and the sum over events scored before they were trained.
+        lag_seconds: age of the newest record when it was trained.
+        refused_batches: passed over because loss or gradient was not finite.
+        nonfinite: gradient elements that were not finite and counted as zero.
+        untrained: reason → records that were not trained.
+    """
+
+    compute_seconds: float = 0.0
+    waited_seconds: float = 0.0
+    hidden_seconds: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    dense_bytes: int = 0
+    encode_seconds: float = 0.0
+    loss: float = 0.0
+    ndcg_sum: float = 0.0
+    lag_seconds: float = 0.0
+    refused_batches: int = 0
+    nonfinite: int = 0
+    untrained: dict[str, int] = {}
+
+
 class Push(From, frozen=True, kw_only=True, tag="push"):
     """An update, and the events in it; the payload of shard 0 is the frame behind.
 
@@ -106,10 +138,7 @@ class Push(From, frozen=True, kw_only=True, tag="push"):
         rows: a ledger row for each record of them.
         encoding: of the payload.
         start, stop: elements of the vector it covers.
-        compute_seconds: spent on its batches.
         residual_norm: L2 norm of what stays unsent.
-        loss: of its last batch, nats.
-        refused_batches: batches that were passed over because loss or gradient was not finite.
         waiting: as in `Sync`.
     """
 
@@ -121,11 +150,9 @@ class Push(From, frozen=True, kw_only=True, tag="push"):
     encoding: Encoding
     start: Count
     stop: Count
-    compute_seconds: float
     residual_norm: float
-    loss: float = 0.0
-    refused_batches: Count = 0
     waiting: dict[int, int] = {}
+    measured: Measured = Measured()
 
     @property
     def examples(self) -> int:
@@ -140,7 +167,9 @@ class Adopt(From, frozen=True, kw_only=True, tag="adopt"):
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag="fetch"):
-    """Give me the weights, and the optimizer's state with them, as they are now."""
+    """Give me the shard's weights and the optimizer's state with them, once it stands at order `index` or behind."""
+
+    index: Count = 0
 
 
 class Part(From, frozen=True, kw_only=True, tag="part"):
@@ -218,7 +247,8 @@ class News(msgspec.Struct, frozen=True, kw_only=True, tag="news"):
         orders: behind the asker's index; `gap` says that they are no longer at hand: fetch the weights.
         generation, partitions: its assignment, with each partition's first offset that is not in the weights.
         batch_events: how many events its batches should have.
-        cut: index of the newest checkpoint that is asked for.
+        cut: index of the newest checkpoint that is asked for; 0 for none.
+        stop: leave: everything that was to be trained is in the weights.
     """
 
     orders: list[Order]
@@ -228,6 +258,7 @@ class News(msgspec.Struct, frozen=True, kw_only=True, tag="news"):
     ordered: int | None = None
     gap: bool = False
     cut: int = 0
+    stop: bool = False
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True, tag="weights"):

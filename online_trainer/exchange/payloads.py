@@ -34,6 +34,8 @@ def spec_of(rule: Rule) -> CompressionSpec:
 
 def encode(update: Tensor, residual: Tensor, rule: Rule) -> Encoded:
     """Send what `rule` lets through of `update + residual` `[n]` fp32; `residual` keeps exactly the rest."""
+    if not update.numel():
+        return Encoded(Encoding.NONE, b"", 0)
     if not rule.compressed:
         return _encode_dense(update, residual)
     compressed = compress(update, residual, spec_of(rule))
@@ -46,7 +48,7 @@ def add(encoding: Encoding, data: bytes, weight: float, out: Tensor) -> None:
     Raises:
         DamagedUpdate: not an update of `n` elements; `out` is as it was.
     """
-    if encoding is Encoding.NONE:
+    if encoding is Encoding.NONE or not out.numel():
         return
     if encoding is Encoding.DENSE:
         out.add_(_dense(data, out.numel()).float(), alpha=weight)
@@ -56,9 +58,12 @@ def add(encoding: Encoding, data: bytes, weight: float, out: Tensor) -> None:
 
 def check(encoding: Encoding, data: bytes, num_elements: int) -> None:
     """Raises DamagedUpdate unless `add` will take it."""
-    if encoding is Encoding.COMPRESSED:
+    if encoding is Encoding.NONE or not num_elements:
+        if data:
+            raise DamagedUpdate(f"{len(data)} bytes where nothing is meant")
+    elif encoding is Encoding.COMPRESSED:
         _payload(data, num_elements)
-    elif encoding is Encoding.DENSE:
+    else:
         _dense(data, num_elements)
 
 

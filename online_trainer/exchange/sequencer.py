@@ -293,9 +293,9 @@ class Sequencer:
 
     def _measure(self, member: Member, push: Push) -> None:
         member.residual_norm = push.residual_norm
-        member.step_seconds = max(push.compute_seconds, 0.9 * member.step_seconds)
-        if push.compute_seconds > 0 and push.examples:
-            speed = push.examples / push.compute_seconds
+        member.step_seconds = max(push.measured.compute_seconds, 0.9 * member.step_seconds)
+        if push.measured.compute_seconds > 0 and push.examples:
+            speed = push.examples / push.measured.compute_seconds
             member.speed = speed if not member.speed else member.speed + _SMOOTHING * (speed - member.speed)
 
     def _remove(self, worker: str) -> None:

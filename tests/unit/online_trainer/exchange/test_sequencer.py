@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online_trainer.exchange.messages import Encoding, Push, Reason, Refused
+from online_trainer.exchange.messages import Encoding, Measured, Push, Reason, Refused
 from online_trainer.exchange.sequencer import GroupSettings, Sequencer
 from online_trainer.ledger import LedgerRow
 
@@ -47,7 +47,7 @@ def push_of(worker: Worker, ranges: dict[int, tuple[int, int]]) -> Push:
         encoding=Encoding.NONE,
         start=0,
         stop=0,
-        compute_seconds=0.1 if worker.name != "c" else 0.4,
+        measured=Measured(compute_seconds=0.1 if worker.name != "c" else 0.4),
         residual_norm=1.0,
     )
 

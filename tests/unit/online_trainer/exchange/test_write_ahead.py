@@ -16,7 +16,7 @@ def ordered(index: int) -> Ordered:
     )
     push = Push(
         worker="a", incarnation=1, seq=index, generation=0, base=0, ranges={0: (index - 1, index)}, rows=[],
-        encoding=Encoding.DENSE, start=0, stop=2, compute_seconds=0.1, residual_norm=0.0,
+        encoding=Encoding.DENSE, start=0, stop=2, residual_norm=0.0,
     )  # fmt: skip
     return Ordered(Entry(order=Order(index=index, pushes=[one]), pushes=[push], sizes=[4]), [bytes([index]) * 4])
 

@@ -1,0 +1,162 @@
+"""Checkpoints and releases of the owner's weights: committed between two turns, published beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import structlog
+from torch import Tensor
+
+from online_trainer.append_file import is_disk_full
+from online_trainer.checkpoint import CheckpointState
+from online_trainer.exchange.write_ahead import WriteAheadLog
+from online_trainer.fault_points import FaultPoint, reach
+from online_trainer.journal import Journal, Passed
+from online_trainer.metrics import TrainerMetrics
+from online_trainer.progress import NonFiniteWeights, Progress
+from online_trainer.publisher import Publisher
+from online_trainer.settings import TrainerSettings
+from releases.store import VersionTaken
+from streams.event_log import LogUnavailable
+
+_UNTRAINED_COMMIT_SECONDS = 30.0
+_log = structlog.get_logger(__name__)
+
+
+class StartOver(Exception):
+    """The weights were not finite; the orders since the last checkpoint are passed over by the next start."""
+
+
+class Releaser:
+    """For the owner's thread; the publisher runs in one of its own, one release at a time.
+
+    Args:
+        weights: the weights that are published now, by name, sharing memory.
+    """
+
+    def __init__(
+        self,
+        settings: TrainerSettings,
+        progress: Progress,
+        journal: Journal,
+        log: WriteAheadLog,
+        publisher: Publisher,
+        metrics: TrainerMetrics,
+        weights: Callable[[], Mapping[str, Tensor]],
+    ) -> None:
+        self.published = 0
+        self._settings = settings
+        self._progress = progress
+        self._journal = journal
+        self._log = log
+        self._publisher = publisher
+        self._metrics = metrics
+        self._weights = weights
+        self._released_at = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._publishing: Future[int] | None = None
+        self._begun_at = 0.0
+
+    @property
+    def state(self) -> CheckpointState:
+        """The newest committed checkpoint."""
+        assert self._progress.committed is not None, "the first start commits"  # noqa: S101
+        return self._progress.committed
+
+    def turn(self, wait: bool = False) -> None:
+        """Commit and publish when it is time; `wait` until that is done.
+
+        Raises:
+            WriterReplaced: another owner publishes this model now. StartOver: restart this owner.
+        """
+        if self._publishing is not None:
+            if not (wait or self._publishing.done()):
+                return
+            self._finish(self._publishing)
+        if not (wait or self._is_due()):
+            return
+        self._released_at = self._begun_at = time.monotonic()
+        if self._progress.uncommitted and not self.commit(self.state.version + self._progress.uncommitted_training):
+            return
+        if self.state.version > self.published:
+            self._publish()
+            if wait and self._publishing is not None:
+                self._finish(self._publishing)
+
+    def commit(self, version: int) -> bool:
+        """Make weights, offsets and ledger durable as one; False when the disk is full. Raises StartOver."""
+        before = self.state.plans_applied
+        try:
+            state = self._progress.commit(version)
+        except NonFiniteWeights as error:
+            self._metrics.non_finite.inc()
+            first, last = before + 1, self._progress.plans_applied
+            self._journal.append(Passed(first=first, last=last))
+            _log.error("weights_not_finite", passed_orders=[first, last])
+            raise StartOver(f"orders {first} to {last} led to weights that are not finite") from error
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._metrics.disk_full.set(1)
+            _log.error("disk_full", what="the checkpoint", effect="training goes on, publishing stops")
+            return False
+        reach(FaultPoint.OWNER_COMMITTED)
+        self._metrics.disk_full.set(0)
+        self._log.rotate(state.plans_applied, keep_after=before)
+        reach(FaultPoint.OWNER_ROTATED)
+        return True
+
+    def close(self) -> None:
+        """Wait for what is being published."""
+        self._thread.shutdown(wait=True)
+        self._publisher.close()
+
+    def _is_due(self) -> bool:
+        settings, progress = self._settings, self._progress
+        since = time.monotonic() - self._released_at
+        if progress.uncommitted_training or self.state.version > self.published:
+            trained = progress.events_trained - self.state.events_trained
+            by_count = 0 < settings.publish_events <= trained
+            return by_count or 0 < settings.publish_seconds <= since
+        return progress.uncommitted and since >= _UNTRAINED_COMMIT_SECONDS
+
+    def _publish(self) -> None:
+        state = self.state
+        weights = {name: tensor.clone() for name, tensor in self._weights().items()}
+        self._publishing = self._thread.submit(self._write, state, weights)
+
+    def _write(self, state: CheckpointState, weights: Mapping[str, Tensor]) -> int:
+        """In the publisher's thread."""
+        if self._publisher.has_published(state, weights):
+            self._publisher.announce(state.version)
+            return 0
+        return self._publisher.publish(state, weights)
+
+    def _finish(self, publishing: Future[int]) -> None:
+        self._publishing = None
+        version = self.state.version
+        try:
+            size = publishing.result()
+        except VersionTaken as taken:
+            _log.warning("version_taken", reason=str(taken))
+            if self.commit(self._publisher.newest() + 1):
+                self._publish()
+        except LogUnavailable as error:
+            self._failed("announcement_failed", error)
+        except OSError as error:
+            self._failed("disk_full" if is_disk_full(error) else "publish_failed", error)
+        else:
+            self.published = version
+            if size:
+                self._metrics.release_bytes.set(size)
+            self._metrics.version.set(version)
+            self._metrics.release_seconds.observe(time.monotonic() - self._begun_at)
+            self._metrics.disk_full.set(0)
+            _log.info("released", version=version, events_trained=self.state.events_trained)
+
+    def _failed(self, event: str, error: Exception) -> None:
+        self._metrics.publish_failures.inc()
+        self._metrics.disk_full.set(event == "disk_full")
+        _log.error(event, version=self.state.version, error=str(error), effect="tried again with the next release")

@@ -1,0 +1,50 @@
+"""An owner and its workers together: every event once, every replica the same, whoever comes and goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from online_trainer.exchange.messages import Rule
+from online_trainer.exchange.sequencer import GroupSettings
+from tests.unit.online_trainer.exchange.conftest import RECIPE, Group, click
+
+EVENTS = 200
+
+
+def trained(group: Group) -> Counter[str | None]:
+    return Counter(row.event_id for row in group.rows() if row.trained)
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        (Rule(average=0.9), GroupSettings(batch_events=8)),
+        (Rule(compressed=False), GroupSettings(batch_events=8, synchronous=True)),
+        (Rule(local_steps=3, fragments=2, average=0.9), GroupSettings(batch_events=8, staleness_bound=4)),
+    ],
+)
+def test_two_workers_train_every_event_once_and_hold_the_owners_weights(
+    group: Group, rule: Rule, settings: GroupSettings
+) -> None:
+    group.send(*(click(n) for n in range(EVENTS)))
+    recipe = RECIPE if rule.average else type(RECIPE)(replay_windows=4, average=0.0)
+    owner = group.owner(rule, settings, recipe=recipe)
+    workers = [group.worker(name, number, recipe=recipe) for number, name in enumerate("ab")]
+    for _, thread, _ in workers:
+        thread.finish()
+    owner.finish()
+    assert group.process is not None
+    assert trained(group) == Counter({f"e{n}" for n in range(EVENTS)})
+    replica = group.process.owner.replica
+    for worker, _, _ in workers:
+        assert worker.exchange.index == replica.index
+        assert torch.equal(worker._weights[0], replica.weights)
+        assert torch.equal(worker._weights[1], replica.serving)
+    assert {worker for worker in "ab" if group.metric("slipstream_exchange_pushes_total", worker=worker)} == {"a", "b"}
+    assert len(group.store.versions("tiny")) > 2
+    manifest = group.store.manifest("tiny", group.store.versions("tiny")[-1])
+    assert manifest.events_trained == EVENTS
+    assert sum(manifest.offsets.values()) == EVENTS
