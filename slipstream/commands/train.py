@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -47,6 +47,19 @@ def train(
     stop_at_end: Annotated[bool, typer.Option("--stop-at-end", help="End at the log's present end.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="torch threads; the same at every start, for the same bits.")] = 1,
     nice: Annotated[int, typer.Option(min=0, max=19, help="How far to give way to serving on the same cores.")] = 10,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes; with more than one an owner beside them.")] = 1,
+    exchange: Annotated[
+        Literal["async", "sync"], typer.Option(help="Several workers: apply each push as it comes, or rounds of all.")
+    ] = "async",
+    compress: Annotated[bool, typer.Option(help="Several workers: send 2 bits of 64 of each 4096; else bf16.")] = True,
+    slots: Annotated[int, typer.Option(help="Elements sent of each 4096: 8, 16, 32, 64 or 128.")] = 64,
+    local_steps: Annotated[int, typer.Option(min=1, help="Batches a push.")] = 1,
+    fragments: Annotated[int, typer.Option(min=1, help="A push carries one of so many parts of the weights.")] = 1,
+    staleness: Annotated[int, typer.Option(min=1, help="Most pushes between a push and the weights behind it.")] = 16,
+    lease_seconds: Annotated[float, typer.Option(help="A worker that is silent so long is lost.")] = 5.0,
+    exchange_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="32 random bytes that owners and workers share.")
+    ] = None,
     metrics_port: Annotated[int, typer.Option(help="Prometheus endpoint; 0: none.")] = 0,
     metrics_host: Annotated[str, typer.Option(help="Address of the Prometheus endpoint.")] = "127.0.0.1",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -61,7 +74,6 @@ def train(
     from slipstream import logs
 
     logs.configure(log_level)
-    os.nice(nice)
     settings = _settings(
         model=model,
         state=state,
@@ -77,6 +89,49 @@ def train(
         seed=seed,
         learning_rate=learning_rate,
     )
+    if workers > 1:
+        import signal
+
+        from online_trainer import fault_points
+        from online_trainer.exchange.messages import Rule
+        from online_trainer.exchange.sequencer import GroupSettings
+        from slipstream.train_group import GroupConfig, Launcher
+        from streams.broker import free_port
+
+        rule = Rule(
+            compressed=compress,
+            slots=slots,
+            local_steps=local_steps,
+            fragments=fragments,
+            average=settings.recipe.average,
+        )
+        group = GroupSettings(
+            staleness_bound=max(staleness, workers),
+            staleness_power=rule.staleness_power,
+            synchronous=exchange == "sync",
+            lease_seconds=lease_seconds,
+            batch_events=batch_events,
+        )
+        config = GroupConfig(
+            settings=settings,
+            group=group,
+            rule=rule,
+            model_dir=model_dir,
+            kafka=kafka,
+            releases=releases,
+            addresses=(f"tcp://127.0.0.1:{free_port()}",),
+            key=exchange_key,
+            threads=threads,
+            nice=nice,
+            metrics_port=metrics_port,
+            metrics_host=metrics_host,
+            log_level=log_level,
+        )
+        launcher = Launcher(config, workers, os.environ.get(fault_points.VARIABLE, ""))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, launcher.stop)
+        raise typer.Exit(launcher.run())
+    os.nice(nice)
     from online_trainer.metrics import TrainerMetrics
     from online_trainer.patience import Patience
 

@@ -1,0 +1,299 @@
+"""`slipstream train --workers N`: the processes of a group on this machine, and what a child runs.
+
+One launcher without torch supervises an owner and N workers. They are forked from a server that has torch and the
+model's code loaded: a start takes about a second, and a killed child is back as fast.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from online_trainer import fault_points
+
+if TYPE_CHECKING:
+    from online_trainer.exchange.messages import Rule
+    from online_trainer.exchange.sequencer import GroupSettings
+    from online_trainer.metrics import TrainerMetrics
+    from online_trainer.patience import Patience
+    from online_trainer.settings import TrainerSettings
+
+REPLACED, UNFIT, BUSY = 3, 4, 5
+"""Exit codes: another trainer took over; state, model, log or group do not fit; the state folder is in use."""
+_FINAL = frozenset({REPLACED, UNFIT, BUSY})
+_PRELOAD = [
+    "torch",
+    "transformers.models.qwen3.modeling_qwen3",
+    "slipstream.train_group",
+    "slipstream.logs",
+    "online_trainer.exchange.serve",
+    "recommender.loading",
+    "releases.fsspec_store",
+    "streams.kafka_log",
+]
+_PR_SET_PDEATHSIG = 1
+_RESTART_SECONDS = 0.5
+_PATIENCE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """What every process of a group is told.
+
+    Attributes:
+        addresses: where the owners listen, the coordinator's first.
+        key: the shared key file; None on loopback.
+        slow_down: worker number → factor on its batches' time, for experiments.
+    """
+
+    settings: TrainerSettings
+    group: GroupSettings
+    rule: Rule
+    model_dir: Path
+    kafka: str
+    releases: str
+    addresses: tuple[str, ...]
+    key: Path | None = None
+    threads: int = 1
+    nice: int = 10
+    metrics_port: int = 0
+    metrics_host: str = "127.0.0.1"
+    log_level: str = "info"
+    slow_down: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Child:
+    name: str
+    target: Callable[[GroupConfig, int], int]
+    number: int
+    process: ForkServerProcess | None = None
+    restart_at: float = 0.0
+    done: bool = False
+    lives: int = 0
+
+
+class Launcher:
+    """Starts the owners and workers, starts again what dies, ends all in order.
+
+    Args:
+        fault: a moment at which the first life of each kind's number 0 kills itself; see `online_trainer.fault_points`.
+    """
+
+    def __init__(self, config: GroupConfig, workers: int, fault: str = "") -> None:
+        self.deaths: list[tuple[str, int]] = []
+        """Name and exit code of each child that died."""
+        self._fault = fault
+        self._config = config
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(_PRELOAD)
+        owners = [_Child(f"owner-{number}", run_owner, number) for number in range(len(config.addresses))]
+        self.children = [*owners, *(_Child(f"worker-{number}", run_worker, number) for number in range(workers))]
+        self.stopping = False
+        self._log = structlog.get_logger(__name__)
+
+    def stop(self, *_: object) -> None:
+        """Ask for an orderly end; a signal handler may call it."""
+        self.stopping = True
+
+    def run(self) -> int:
+        """Until told to stop, the log's end, or a child that must not be started again; the exit code."""
+        for child in self.children:
+            self._start(child)
+        code = 0
+        while not self.stopping:
+            time.sleep(0.1)
+            code = self._look_after()
+            if code or self.children[0].done:
+                break
+        self._end([child for child in self.children if child.target is run_worker])
+        self._end([child for child in self.children if child.target is run_owner])
+        return code
+
+    def process_id(self, name: str) -> int | None:
+        """Of a running child, for experiments; None while it is down."""
+        process = next(child.process for child in self.children if child.name == name)
+        return process.pid if process is not None else None
+
+    def _start(self, child: _Child) -> None:
+        fault = self._fault if child.number == 0 and child.lives == 0 else ""
+        child.lives += 1
+        child.process = self._context.Process(
+            target=_main, args=(child.target, self._config, child.number, fault), name=child.name
+        )
+        child.process.start()
+
+    def _look_after(self) -> int:
+        """Start again what has died; the exit code of what must not be."""
+        now = time.monotonic()
+        for child in self.children:
+            process = child.process
+            if child.done:
+                continue
+            if process is None:
+                if now >= child.restart_at:
+                    self._start(child)
+            elif process.exitcode is not None:
+                child.process = None
+                if process.exitcode in _FINAL:
+                    return process.exitcode
+                child.done = process.exitcode == 0
+                if not child.done:
+                    self.deaths.append((child.name, process.exitcode))
+                    self._log.warning("process_died", process=child.name, exit_code=process.exitcode)
+                    child.restart_at = now + _RESTART_SECONDS
+        return 0
+
+    def _end(self, children: list[_Child]) -> None:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        running = [child.process for child in children if child.process is not None]
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join(max(0.1, deadline - time.monotonic()))
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+
+
+def run_owner(config: GroupConfig, number: int) -> int:
+    """In the child: owner `number`; the exit code."""
+    import zmq
+
+    from online_trainer.exchange.link import Keys, listen
+    from online_trainer.exchange.releasing import StartOver
+    from online_trainer.exchange.serve import serve
+    from online_trainer.exchange.start import start_owner
+    from recommender.loading import load_recommender
+    from releases.fsspec_store import FsspecReleaseStore
+    from streams.kafka_log import KafkaEventLog
+
+    metrics, patience = _observed(config, number)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    keys = Keys.read(config.key) if config.key else None
+    socket, _ = listen(context, config.addresses[number], keys)
+
+    def send(sender: bytes, message: list[bytes]) -> None:
+        socket.send_multipart([sender, *message])
+
+    process = start_owner(
+        config.settings,
+        config.group,
+        config.rule,
+        load_recommender(config.model_dir),
+        lambda: KafkaEventLog(config.kafka, client_id="slipstream-train-owner"),
+        FsspecReleaseStore(config.releases),
+        metrics,
+        patience,
+        send,
+        list(config.addresses),
+    )
+    try:
+        serve(process, socket, patience)
+    except StartOver as error:
+        structlog.get_logger(__name__).error("start_over", reason=str(error))
+        return 1
+    finally:
+        socket.close(0)
+        process.close()
+    return 0
+
+
+def run_worker(config: GroupConfig, number: int) -> int:
+    """In the child: worker `number`; the exit code."""
+    from online_trainer.exchange.link import Keys
+    from online_trainer.exchange.start import start_worker
+    from online_trainer.metrics import TrainerMetrics
+    from online_trainer.patience import Patience
+    from recommender.loading import load_recommender
+    from streams.kafka_log import KafkaEventLog
+
+    metrics = TrainerMetrics()
+    patience = Patience(metrics)
+    _end_on_signals(patience)
+    worker = start_worker(
+        f"worker-{number}",
+        number,
+        config.settings,
+        load_recommender(config.model_dir),
+        lambda: KafkaEventLog(config.kafka, client_id=f"slipstream-train-worker-{number}"),
+        config.addresses[0],
+        Keys.read(config.key) if config.key else None,
+        metrics,
+        patience,
+        config.slow_down.get(number, 1.0),
+    )
+    worker.run()
+    return 0
+
+
+def guarded(target: Callable[[GroupConfig, int], int], config: GroupConfig, number: int) -> int:
+    """`target`'s exit code; what it raises as one, with a line in the log."""
+    from online_trainer.exchange.asynchronous import WorkerUnfit
+    from online_trainer.exchange.write_ahead import LogDamaged
+    from online_trainer.journal import JournalDamaged
+    from online_trainer.patience import Stopped
+    from online_trainer.start import StateDoesNotFit
+    from online_trainer.state import StateInUse
+    from releases.store import WriterReplaced
+
+    codes: dict[type[BaseException], int] = {
+        Stopped: 0,
+        WriterReplaced: REPLACED,
+        StateInUse: BUSY,
+        **dict.fromkeys((WorkerUnfit, LogDamaged, JournalDamaged, StateDoesNotFit, FileNotFoundError), UNFIT),
+    }
+    try:
+        return target(config, number)
+    except tuple(codes) as error:
+        code = next(code for kind, code in codes.items() if isinstance(error, kind))
+        if code:
+            print(f"slipstream train: {error}", file=sys.stderr, flush=True)
+        return code
+
+
+def _main(target: Callable[[GroupConfig, int], int], config: GroupConfig, number: int, fault: str) -> None:
+    """In the child."""
+    os.environ[fault_points.VARIABLE] = fault
+    if sys.platform == "linux":
+        # The fork server ends when the launcher does; then this process is asked to end in order.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    import torch
+
+    from slipstream import logs
+
+    logs.configure(config.log_level)
+    structlog.contextvars.bind_contextvars(process=f"{target.__name__.removeprefix('run_')}-{number}")
+    os.nice(config.nice)
+    torch.set_num_threads(config.threads)
+    sys.exit(guarded(target, config, number))
+
+
+def _observed(config: GroupConfig, number: int) -> tuple[TrainerMetrics, Patience]:
+    from prometheus_client import start_http_server
+
+    from online_trainer.metrics import TrainerMetrics
+    from online_trainer.patience import Patience
+
+    metrics = TrainerMetrics()
+    patience = Patience(metrics)
+    _end_on_signals(patience)
+    if config.metrics_port and number == 0:
+        start_http_server(config.metrics_port, config.metrics_host, metrics.registry)
+    return metrics, patience
+
+
+def _end_on_signals(patience: Patience) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: patience.stop())

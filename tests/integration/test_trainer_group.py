@@ -1,0 +1,107 @@
+"""`kill -9` of owners and workers on a real broker: every event once, whoever dies when."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts import topics, wire
+from contracts.event import Event
+from contracts.item import Item
+from online_trainer.fault_points import FaultPoint
+from online_trainer.ledger import Untrained
+from recommender.initialise import preset_recommender
+from recommender.loading import save_recommender
+from releases.fsspec_store import FsspecReleaseStore
+from streams.event_log import EventLog
+from streams.kafka_log import KafkaEventLog
+from tests.integration.trainer_group import TrainerGroup
+
+pytestmark = pytest.mark.kafka
+EVENTS = 240
+UNKNOWN = ("i38", "i39")
+SINGLE = ("plan.", "batch.collected", "batch.stepped", "start.restored", "start.announced", "commit.old-removed")
+"""Only a single worker passes these, or only a second start does."""
+NOT_HERE = ("shard.", "worker.undone", "publish.old-removed", "worker.left", "owner.left", "owner.moved")
+GROUP_POINTS = [point for point in FaultPoint if not point.startswith(SINGLE + NOT_HERE)]
+DRAWN = random.Random(os.environ.get("SLIPSTREAM_FAULT_SEED", "1")).sample(GROUP_POINTS, 6)
+LATER = {"owner.": 2, "order.": 3, "worker.": 2, "batch.": 2, "commit.": 2, "publish.": 2}
+"""A point of these kinds is met so often before it kills."""
+ONCE = frozenset({"owner.replayed", "owner.listening", "owner.joined", "worker.joined", "batch.dead-letter-sent"})
+
+
+def event(number: int) -> Event:
+    return Event(
+        event_id=f"e{number}",
+        event_type="click",
+        user_id=f"u{number * 7 % 23}",
+        item_id=f"i{number * 11 % 40}",
+        timestamp=1000.0 + number // 2,
+    )
+
+
+def send(log: EventLog, events: list[Event]) -> None:
+    for future in [log.produce(topics.EVENTS, e.user_id.encode(), wire.encode(e)) for e in events]:
+        future.result(30)
+
+
+def fill(log: EventLog) -> Counter[str]:
+    """The stream with bad records in it; what must be trained."""
+    send(log, [event(n) for n in range(EVENTS // 2)])
+    log.produce(topics.EVENTS, b"u1", b"not an event").result(30)
+    # The same id under another user: another partition, and perhaps another worker.
+    again = Event(event_id="e3", event_type="click", user_id="u22", item_id="i5", timestamp=2000.0)
+    send(log, [event(5), again, *(event(n) for n in range(EVENTS // 2, EVENTS))])
+    return Counter({f"e{n}" for n in range(EVENTS) if event(n).item_id not in UNKNOWN})
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_recommender(preset_recommender("tiny", [Item(item_id=f"i{n}") for n in range(38)], seed=2), folder)
+    return folder
+
+
+@pytest.fixture
+def log(clean_kafka: str) -> Iterator[KafkaEventLog]:
+    connection = KafkaEventLog(clean_kafka, client_id="tests")
+    yield connection
+    connection.close()
+
+
+def verify(group: TrainerGroup, expected: Counter[str]) -> None:
+    """Every record once in the ledger, every event once in the weights, the last release covers them all."""
+    rows = group.rows()
+    assert group.trained() == expected
+    assert len({(row.partition, row.offset) for row in rows}) == len(rows) == EVENTS + 3
+    reasons = Counter(row.reason for row in rows if not row.trained)
+    unknown = sum(event(n).item_id in UNKNOWN for n in range(EVENTS))
+    assert reasons == {Untrained.UNKNOWN_ITEM: unknown, Untrained.DUPLICATE: 2, Untrained.UNREADABLE: 1}
+    store = FsspecReleaseStore(str(group.releases))
+    model = group.state.name
+    newest = store.read(model, store.versions(model)[-1]).manifest
+    assert sum(newest.offsets.values()) == EVENTS + 3
+    assert newest.events_trained == expected.total()
+
+
+def nth(point: str) -> str:
+    kind = point.partition(".")[0] + "."
+    return f"{point}:{1 if point in ONCE else LATER.get(kind, 1)}"
+
+
+@pytest.mark.timeout(240)
+def test_killed_anywhere_a_group_counts_every_event_once(
+    log: KafkaEventLog, clean_kafka: str, model_dir: Path, tmp_path: Path
+) -> None:
+    expected = fill(log)
+    for point in DRAWN:
+        group = TrainerGroup(clean_kafka, model_dir, tmp_path, point.replace(".", "-"), fault=nth(point))
+        assert group.finish() == 0, point
+        assert [code for _, code in group.launcher.deaths] == [-signal.SIGKILL], f"{point}: {group.launcher.deaths}"
+        verify(group, expected)
