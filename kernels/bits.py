@@ -69,9 +69,9 @@ def as_float(pattern):
 
 @triton.jit
 def to_e4m3(scaled):
-    """Nearest (ties to even) e4m3 code, int32, of 0 ≤ scaled < 256."""
+    """Nearest (ties to even) e4m3 code, int32, of 0 ≤ scaled < 256, at most 240."""
     pattern = scaled.to(tl.int32, bitcast=True)
-    normal = ((pattern + 0x7FFFF + ((pattern >> 20) & 1)) >> 20) - 960
+    normal = tl.minimum(((pattern + 0x7FFFF + ((pattern >> 20) & 1)) >> 20) - 960, 0x77)
     # Adding 2²³ rounds to the nearest integer, ties to even, in the mantissa's low bits.
     subnormal = (scaled * 512.0 + 8388608.0).to(tl.int32, bitcast=True) & 0xFF
     return tl.where(scaled < 0.015625, subnormal, normal)

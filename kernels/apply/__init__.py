@@ -5,8 +5,7 @@ No dense gradient buffer exists; the fp32 master, both moments and the bf16 copy
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -26,23 +25,46 @@ def _factors(weights: Sequence[float] | None, payloads: Sequence[Payload]) -> to
     return factors
 
 
-def _layout(payloads: Sequence[Payload], factors: torch.Tensor) -> tuple:
+def _flat(copy: torch.Tensor | None) -> torch.Tensor | None:
+    return None if copy is None else copy.view(-1)
+
+
+def _apply(device: torch.device) -> Callable[..., None]:
+    if device.type == "cuda":
+        from kernels.apply.triton import apply_cuda
+
+        return apply_cuda
+    return _apply_cpu
+
+
+def _apply_cpu(
+    master: torch.Tensor,
+    copy: torch.Tensor | None,
+    moments: tuple[torch.Tensor, torch.Tensor] | None,
+    payloads: Sequence[Payload],
+    weights: torch.Tensor,
+    scalars: Sequence[float],
+) -> None:
+    from kernels.apply import cpu
+
     first = payloads[0]
     spec = first.spec
-    return (
+    layout = (
         addresses(payloads),
         first.num_bytes,
-        factors.numpy(),
+        weights.numpy(),
         spec.offsets(first.num_chunks)[:5],
         spec.chunk,
         spec.slots,
         QUANTIZER_NUMBER[spec.quantizer],
         first.num_chunks,
     )
-
-
-def _patterns(copy: torch.Tensor | None) -> np.ndarray:
-    return _NO_COPY if copy is None else copy.view(-1).view(torch.uint16).numpy()
+    patterns = _NO_COPY if copy is None else copy.view(torch.uint16).numpy()
+    numbers = tuple(np.float32(scalar) for scalar in scalars)
+    if moments is None:
+        cpu.sgd(master.numpy(), patterns, numbers[2], numbers[6], *layout)
+    else:
+        cpu.adam(master.numpy(), patterns, moments[0].numpy(), moments[1].numpy(), numbers, *layout)
 
 
 def apply_sgd(
@@ -64,16 +86,8 @@ def apply_sgd(
         require(copy, "copy", (torch.bfloat16,), like=master)
         require_size(copy, "copy", master.numel())
     factors = _factors(weights, payloads)
-    if master.device.type == "cuda":
-        from kernels.apply.triton import apply_cuda
-
-        scalars = (0.0, 0.0, learning_rate, 0.0, 0.0, 0.0, weight_decay)
-        apply_cuda(master, copy, None, payloads, factors.to(master.device), scalars)
-        return
-    from kernels.apply import cpu
-
-    rate, decay = np.float32(learning_rate), np.float32(weight_decay)
-    cpu.sgd(master.view(-1).numpy(), _patterns(copy), rate, decay, *_layout(payloads, factors))
+    scalars = (0.0, 0.0, learning_rate, 0.0, 0.0, 0.0, weight_decay)
+    _apply(master.device)(master.view(-1), _flat(copy), None, payloads, factors.to(master.device), scalars)
 
 
 def apply_adam(
@@ -98,22 +112,8 @@ def apply_adam(
     state.check()
     check_payloads(payloads, state.master.numel(), state.master.device)
     factors, scalars = _factors(weights, payloads), settings.scalars(step)
-    if state.master.device.type == "cuda":
-        from kernels.apply.triton import apply_cuda
-
-        moments = (state.exp_avg, state.exp_avg_sq)
-        apply_cuda(state.master, state.copy, moments, payloads, factors.to(state.master.device), scalars)
-        return
-    from kernels.apply import cpu
-
-    cpu.adam(
-        state.master.view(-1).numpy(),
-        _patterns(state.copy),
-        state.exp_avg.view(-1).numpy(),
-        state.exp_avg_sq.view(-1).numpy(),
-        tuple(np.float32(scalar) for scalar in scalars),
-        *_layout(payloads, factors),
-    )
+    master, moments = state.master.view(-1), (state.exp_avg.view(-1), state.exp_avg_sq.view(-1))
+    _apply(master.device)(master, _flat(state.copy), moments, payloads, factors.to(master.device), scalars)
 
 
 def apply_lazy_adamw(
@@ -153,22 +153,29 @@ def apply_lazy_adamw(
     require_size(last_step, "last_step", state.master.shape[0])
     if not settings.decoupled:
         raise ValueError("lazy Adam with L2 would need the weights of every missed step: set decoupled=True (AdamW)")
-    scalars = settings.scalars(step)
+    tensors = (state.master, state.copy, state.exp_avg, state.exp_avg_sq)
+    run = _lazy_cpu
     if state.master.device.type == "cuda":
-        from kernels.apply.triton import lazy_adamw_cuda
+        from kernels.apply.triton import lazy_adamw_cuda as run
+    run(tensors, last_step, rows, gradient, settings.scalars(step), step)
 
-        logs = tuple(math.log2(value) if value > 0 else -1e9 for value in (scalars[0], scalars[1], scalars[5]))
-        tensors = (state.master, state.copy, state.exp_avg, state.exp_avg_sq)
-        lazy_adamw_cuda(tensors, last_step, rows, gradient, scalars, logs, step)  # type: ignore[arg-type]
-        return
+
+def _lazy_cpu(
+    state: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor],
+    last_step: torch.Tensor,
+    rows: torch.Tensor,
+    gradient: torch.Tensor,
+    scalars: Sequence[float],
+    step: int,
+) -> None:
     from kernels.apply import cpu
 
-    copy = _NO_COPY.reshape(0, 1) if state.copy is None else state.copy.view(torch.uint16).numpy()
+    master, copy, exp_avg, exp_avg_sq = state
     cpu.lazy_adamw(
-        state.master.numpy(),
-        copy,
-        state.exp_avg.numpy(),
-        state.exp_avg_sq.numpy(),
+        master.numpy(),
+        _NO_COPY.reshape(0, 1) if copy is None else copy.view(torch.uint16).numpy(),
+        exp_avg.numpy(),
+        exp_avg_sq.numpy(),
         last_step.numpy(),
         rows.numpy(),
         gradient.float().numpy(),

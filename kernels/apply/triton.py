@@ -6,6 +6,7 @@ its touched elements are zeroed again: the gradient never reaches memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -170,7 +171,7 @@ def apply_cuda(
     payloads: Sequence[Payload],
     weights: torch.Tensor,
     scalars: Sequence[float],
-    num_warps: int = 8,
+    num_warps: int = 16,
     block: int = 4096,
     per_processor: int = 2,
 ) -> None:
@@ -211,14 +212,15 @@ def lazy_adamw_cuda(
     rows: torch.Tensor,
     gradient: torch.Tensor,
     scalars: Sequence[float],
-    logs: tuple[float, float, float],
     step: int,
     num_warps: int = 4,
 ) -> None:
-    """Launch one program a touched row; `logs` are base-2 logarithms of β1, β2 and the weight factor."""
+    """Launch one program a touched row."""
     master, copy, exp_avg, exp_avg_sq = state
     if rows.numel() == 0:
         return
+    # β^s as 2^(s · log2 β): the fastest power, within 1e-6 of it for thousands of missed steps.
+    logs = [math.log2(value) if value > 0 else -1e9 for value in (scalars[0], scalars[1], scalars[5])]
     _lazy_kernel[(rows.numel(),)](
         master,
         master if copy is None else copy,

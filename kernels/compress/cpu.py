@@ -149,12 +149,12 @@ def fit_levels(values: Any, quantizer: Any, bits: Any, real: Any) -> Any:
 
 @inline
 def _to_e4m3(scaled: Any, bits: Any, real: Any) -> Any:
-    """Nearest (ties to even) e4m3 code of 0 ≤ scaled < 256."""
+    """Nearest (ties to even) e4m3 code of 0 ≤ scaled < 256, at most 240."""
     if scaled < np.float32(0.015625):
         return np.int64(np.rint(scaled * np.float32(512)))
     real[0] = scaled
     pattern = np.int64(bits[0])
-    return ((pattern + 0x7FFFF + ((pattern >> 20) & 1)) >> 20) - (120 << 3)
+    return min(((pattern + 0x7FFFF + ((pattern >> 20) & 1)) >> 20) - (120 << 3), 0x77)
 
 
 @inline

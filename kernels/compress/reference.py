@@ -101,7 +101,8 @@ def quantize(values: torch.Tensor, quantizer: Quantizer) -> tuple[torch.Tensor, 
 
 
 def _to_e4m3(scaled: torch.Tensor) -> torch.Tensor:
-    return scaled.to(torch.float8_e4m3fn).view(torch.uint8).to(torch.int64)
+    # 240 is the largest below 256: rounding a value near the end of fp32 up to 256 would decode to infinity.
+    return scaled.clamp(max=240.0).to(torch.float8_e4m3fn).view(torch.uint8).to(torch.int64)
 
 
 def dequantize(codes: torch.Tensor, levels: torch.Tensor, quantizer: Quantizer) -> torch.Tensor:

@@ -68,14 +68,21 @@ def decompress_accumulate(
         device_factors = factors.pin_memory().to(out.device, non_blocking=True)
         decompress_accumulate_cuda(payloads, device_factors, out.view(-1), accumulate=accumulate)
         return out
+    _accumulate_cpu(payloads, factors, out.view(-1), accumulate=accumulate)
+    return out
+
+
+def _accumulate_cpu(
+    payloads: Sequence[Payload], weights: torch.Tensor, out: torch.Tensor, *, accumulate: bool
+) -> None:
     from kernels.decompress_accumulate import cpu
 
     spec = payloads[0].spec
     cpu.accumulate(
-        out.view(-1).numpy(),
+        out.numpy(),
         addresses(payloads),
         payloads[0].num_bytes,
-        factors.numpy(),
+        weights.numpy(),
         spec.offsets(payloads[0].num_chunks)[:5],
         spec.chunk,
         spec.slots,
@@ -83,7 +90,6 @@ def decompress_accumulate(
         payloads[0].num_chunks,
         accumulate,
     )
-    return out
 
 
 def return_to_residual(payload: Payload, residual: torch.Tensor) -> torch.Tensor:

@@ -129,7 +129,7 @@ def pointer_table(payloads: Sequence[Payload]) -> torch.Tensor:
 
 
 def decompress_accumulate_cuda(
-    payloads: Sequence[Payload], weights: torch.Tensor, out: torch.Tensor, *, accumulate: bool, num_warps: int = 4
+    payloads: Sequence[Payload], weights: torch.Tensor, out: torch.Tensor, *, accumulate: bool, num_warps: int = 8
 ) -> None:
     """Launch over whole chunks, then over the tail."""
     spec, chunks = payloads[0].spec, payloads[0].num_chunks

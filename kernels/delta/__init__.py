@@ -26,6 +26,10 @@ def diff(old: torch.Tensor, new: torch.Tensor) -> TensorDelta:
         from kernels.delta.triton import diff_cuda
 
         return diff_cuda(old, new)
+    return _diff_cpu(old, new)
+
+
+def _diff_cpu(old: torch.Tensor, new: torch.Tensor) -> TensorDelta:
     from kernels.delta import cpu
 
     bits = BITS_OF[old.dtype]

@@ -6,6 +6,7 @@ prefetchers follow; the checksum of a block of entries is then one vectorised lo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -166,3 +167,27 @@ def scatter(regions: Any, blocks: Any, positions: Any, values: Any, undo: Any, k
             total += _coefficient(np.uint64(region[7]) + np.uint64(offsets[j])) * np.uint64(moved[j])
         sums[b] = total
     return sums.sum()
+
+
+def scatter_into(
+    regions: torch.Tensor,
+    blocks: torch.Tensor,
+    positions: torch.Tensor,
+    values: torch.Tensor,
+    undo: torch.Tensor | None,
+    sums: torch.Tensor,
+) -> None:
+    """`scatter` over torch tensors; the checksum's move is added to `sums[0]`."""
+    kept = unsigned(values if undo is None else undo)
+    moved = scatter(regions.numpy(), blocks.numpy(), positions.numpy(), unsigned(values), kept, undo is not None)
+    sums[0] += signed(int(moved))
+
+
+def checksum_of(flat: Sequence[torch.Tensor], bases: Sequence[int]) -> int:
+    """The checksum over flat tensors of patterns whose first elements have positions `bases`, unsigned."""
+    return sum(int(checksum(unsigned(part), base)) for part, base in zip(flat, bases, strict=True)) % 2**64
+
+
+def signed(word: int) -> int:
+    """`word` mod 2⁶⁴ as torch's int64 holds it."""
+    return (word + 2**63) % 2**64 - 2**63

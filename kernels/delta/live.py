@@ -15,7 +15,7 @@ import torch
 from kernels.checks import require
 from kernels.delta.model_delta import BITS_OF, ModelDelta
 
-ENTRIES_A_BLOCK = 1024
+ENTRIES_A_BLOCK = 256
 """Delta entries one program (or one turn of the CPU loop) handles."""
 PARTIAL_SUMS = 256
 """Checksum words that programs add to, so that they do not all wait for one."""
@@ -167,22 +167,12 @@ class LiveModel:
         self._run(staged, staged.undo, None)
 
     def _run(self, staged: StagedDelta, values: torch.Tensor, undo: torch.Tensor | None) -> None:
-        if self.device.type == "cuda":
-            from kernels.delta.triton import scatter_cuda
-
-            scatter_cuda(self._table, staged.blocks, staged.positions, values, undo, self.sums)
-            return
         from kernels.delta import cpu
 
-        moved = cpu.scatter(
-            self._table.numpy(),
-            staged.blocks.numpy(),
-            staged.positions.numpy(),
-            cpu.unsigned(values),
-            cpu.unsigned(values if undo is None else undo),
-            undo is not None,
-        )
-        self.sums[0] += _signed(int(moved))
+        run = cpu.scatter_into
+        if self.device.type == "cuda":
+            from kernels.delta.triton import scatter_cuda as run
+        run(self._table, staged.blocks, staged.positions, values, undo, self.sums)
 
     def checksum(self) -> str:
         """The running checksum, 16 hex digits."""
@@ -200,7 +190,7 @@ class LiveModel:
             return _signed(checksum_cuda(self._pieces, flat[0]))
         from kernels.delta import cpu
 
-        return _signed(sum(int(cpu.checksum(cpu.unsigned(part), base)) for part, base in zip(flat, bases, strict=True)))
+        return _signed(cpu.checksum_of(flat, bases))
 
     def verify(self) -> bool:
         """Whether the running checksum is that of the memory: reads every live element."""

@@ -88,6 +88,14 @@ def _checksum_kernel(pieces, patterns, sums, MASK: tl.constexpr, PARTIAL_SUMS: t
 
 
 @triton.jit
+def _flat_checksum_kernel(patterns, sums, num_elements, MASK: tl.constexpr, PARTIAL_SUMS: tl.constexpr, BLOCK: tl.constexpr):
+    program = tl.program_id(0).to(tl.int64)
+    element = program * BLOCK + tl.arange(0, BLOCK)
+    pattern = tl.load(patterns + element, mask=element < num_elements, other=0).to(tl.int64) & MASK
+    tl.atomic_add(sums + program % PARTIAL_SUMS, tl.sum(_coefficient(element) * pattern), sem="relaxed")
+
+
+@triton.jit
 def _count_kernel(old, new, counts, num_elements, BLOCK: tl.constexpr):
     program = tl.program_id(0).to(tl.int64)
     element = program * BLOCK + tl.arange(0, BLOCK)
@@ -115,7 +123,7 @@ def scatter_cuda(
     values: torch.Tensor,
     undo: torch.Tensor | None,
     sums: torch.Tensor,
-    num_warps: int = 4,
+    num_warps: int = 8,
 ) -> None:
     """One launch; tables as `LiveModel` makes them, `values` and `undo` int16 or int32 patterns."""
     from kernels.delta.live import ENTRIES_A_BLOCK
@@ -152,6 +160,15 @@ def checksum_cuda(pieces: torch.Tensor, like: torch.Tensor) -> int:
     if pieces.shape[0]:
         mask = 2 ** (8 * like.element_size()) - 1
         _checksum_kernel[(pieces.shape[0],)](pieces, like, sums, MASK=mask, PARTIAL_SUMS=256, BLOCK=2048)
+    return int(sums.sum()) % 2**64
+
+
+def flat_checksum_cuda(patterns: torch.Tensor) -> int:
+    """The checksum of one flat int32 tensor whose first element has position 0, unsigned; no table to build."""
+    sums = torch.zeros(64, dtype=torch.int64, device=patterns.device)
+    if patterns.numel():
+        programs = triton.cdiv(patterns.numel(), 4096)
+        _flat_checksum_kernel[(programs,)](patterns, sums, patterns.numel(), MASK=2**32 - 1, PARTIAL_SUMS=64, BLOCK=4096)
     return int(sums.sum()) % 2**64
 
 

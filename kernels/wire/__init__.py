@@ -6,7 +6,7 @@ import torch
 
 from kernels.checks import require
 from kernels.payload import Payload
-from kernels.wire.layout import HEADER, VERSION, Header, WireError, header_sum
+from kernels.wire.layout import GROUP, HEADER, VERSION, Header, WireError, header_sum
 
 
 def encode(payload: Payload) -> torch.Tensor:
@@ -86,16 +86,16 @@ def _measure(payload: Payload) -> torch.Tensor:
         from kernels.wire.triton import measure_cuda
 
         return measure_cuda(payload)
-    from kernels.wire import cpu
-    from kernels.wire.layout import GROUP
+    return _measure_cpu(payload)
 
-    table = torch.empty(-(-payload.num_chunks // GROUP), dtype=torch.int32)
-    spec = payload.spec
-    cpu.measure(
-        payload.section(1).numpy(), payload.section(2).numpy(), payload.counts.numpy(), spec.slots,
-        spec.quantizer.bits, table.numpy(),
-    )
-    return table
+
+def _measure_cpu(payload: Payload) -> torch.Tensor:
+    from kernels.wire import cpu
+
+    sizes = torch.empty(-(-payload.num_chunks // GROUP), dtype=torch.int32)
+    spec, low, high = payload.spec, payload.section(1).numpy(), payload.section(2).numpy()
+    cpu.measure(low, high, payload.counts.numpy(), spec.slots, spec.quantizer.bits, sizes.numpy())
+    return sizes
 
 
 def _write_cpu(payload: Payload, starts: torch.Tensor, words: torch.Tensor) -> None:
@@ -121,12 +121,12 @@ def _read_cpu(words: torch.Tensor, starts: torch.Tensor, payload: Payload) -> No
 def _body_sum(body: torch.Tensor) -> int:
     words = body.view(torch.int32)
     if body.device.type == "cuda":
-        from kernels.delta.triton import checksum_cuda, piece_table
+        from kernels.delta.triton import flat_checksum_cuda
 
-        return checksum_cuda(piece_table([words], [0]), words)
+        return flat_checksum_cuda(words)
     from kernels.delta import cpu
 
-    return int(cpu.checksum(cpu.unsigned(words), 0))
+    return cpu.checksum_of([words], [0])
 
 
 __all__ = ["VERSION", "Header", "WireError", "decode", "encode"]
