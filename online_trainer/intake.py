@@ -33,7 +33,8 @@ class Intake:
         self.offsets = dict(start)
         """Partition → first offset that no plan has taken."""
         self._log = log
-        self._batch_events = batch_events
+        self.batch_events = batch_events
+        """May be changed between two plans."""
         self._linger_seconds = linger_seconds
         self._stop_at_end = stop_at_end
         self._partitions = {number: Partition(topics.EVENTS, number) for number in sorted(start)}
@@ -65,7 +66,7 @@ class Intake:
             if time.monotonic() >= deadline or self.exhausted:
                 return None
             self._fetch()
-        shares = share_out(self._available(), self._batch_events)
+        shares = share_out(self._available(), self.batch_events)
         self._waiting_since = None
         return BatchPlan(
             number=number,
@@ -117,7 +118,7 @@ class Intake:
 
     def _is_due(self) -> bool:
         waiting = self.lag_events
-        if waiting >= self._batch_events or (waiting and self._stop_at_end):
+        if waiting >= self.batch_events or (waiting and self._stop_at_end):
             return True
         if not waiting:
             self._waiting_since = None

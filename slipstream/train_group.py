@@ -233,6 +233,7 @@ def run_worker(config: GroupConfig, number: int) -> int:
         metrics,
         patience,
         config.slow_down.get(number, 1.0),
+        config.rule,
     )
     worker.run()
     return 0
@@ -266,6 +267,8 @@ def guarded(target: Callable[[GroupConfig, int], int], config: GroupConfig, numb
 def _main(target: Callable[[GroupConfig, int], int], config: GroupConfig, number: int, fault: str) -> None:
     """In the child."""
     os.environ[fault_points.VARIABLE] = fault
+    # numba's threads are OpenMP's, and so torch's: its pool would otherwise set torch back to every core.
+    os.environ["NUMBA_NUM_THREADS"] = str(config.threads)
     if sys.platform == "linux":
         # The fork server ends when the launcher does; then this process is asked to end in order.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

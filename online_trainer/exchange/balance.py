@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-GAIN = 1.2
-"""Partitions move only when the slowest worker's time falls by this factor: each move costs a hand-over."""
+GAIN, GAIN_SECONDS = 1.3, 1.0
+"""Partitions move only when the slowest worker's time falls by this factor and by so many seconds: a move costs a
+hand-over of some tenths of a second, and speeds are measured with noise."""
 _SMALLEST_BATCH = 4
 
 
@@ -24,7 +25,7 @@ def assign(
 
     Longest processing time first on machines of different speed (Graham 1969): the partition with the most work goes
     where it would be finished first; ties to the present holder, then by name. What is held now stays, unless the new
-    assignment finishes `GAIN` times sooner.
+    assignment finishes `GAIN` times and `GAIN_SECONDS` sooner.
 
     Args:
         holders: partition → present holder, None or one that is gone for an orphan.
@@ -35,9 +36,10 @@ def assign(
     kept = {partition: worker for partition, worker in holders.items() if worker in speeds}
     present = _longest_first({p: kept.get(p) for p in holders}, holders, loads, speeds)
     idle = set(speeds) - set(present.values())
-    worth = finish_time(present, loads, speeds) > GAIN * finish_time(ideal, loads, speeds)
-    # Where loads are equal, a worker that stands by without a partition is reason enough.
-    spare = bool(idle) and finish_time(ideal, loads, speeds) < finish_time(present, loads, speeds)
+    now, then = finish_time(present, loads, speeds), finish_time(ideal, loads, speeds)
+    worth = now > GAIN * then and now > GAIN_SECONDS + then
+    # A worker that stands by without a partition is reason enough, if it would have one.
+    spare = bool(idle) and then < now
     return ideal if worth or spare else present
 
 

@@ -56,6 +56,13 @@ def add(encoding: Encoding, data: bytes, weight: float, out: Tensor) -> None:
     decompress_accumulate([_payload(data, out.numel())], out, [weight], accumulate=True)
 
 
+def warm_up(rule: Rule) -> None:
+    """Load or compile the kernels, so that the first push does not wait for them (seconds on a busy machine)."""
+    update = torch.linspace(-1, 1, rule.chunk)
+    encoded = encode(update, torch.zeros_like(update), rule)
+    add(encoded.encoding, encoded.data, 1.0, update)
+
+
 def check(encoding: Encoding, data: bytes, num_elements: int) -> None:
     """Raises DamagedUpdate unless `add` will take it."""
     if encoding is Encoding.NONE or not num_elements:

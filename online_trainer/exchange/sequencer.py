@@ -18,6 +18,8 @@ from online_trainer.ledger import LedgerRow
 
 _SMOOTHING = 0.3
 _LEASE_STEPS = 10
+_FIRST_LEASE = 4
+"""How much longer before the first push: its step time is not known yet."""
 _log = structlog.get_logger(__name__)
 
 
@@ -162,6 +164,8 @@ class Sequencer:
         lost = []
         for member in list(self.members.values()):
             lease = max(self.settings.lease_seconds, _LEASE_STEPS * member.step_seconds)
+            if not member.speed:
+                lease *= _FIRST_LEASE
             silent = now - member.heard_at
             waits = any(held.worker == member.name for held in self.held)
             if waits:

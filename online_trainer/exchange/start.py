@@ -10,6 +10,7 @@ import structlog
 
 from contracts import topics
 from online_trainer.admission import Admission
+from online_trainer.exchange import payloads
 from online_trainer.exchange.asynchronous import AsynchronousExchange
 from online_trainer.exchange.layout import bind
 from online_trainer.exchange.link import Keys
@@ -84,6 +85,7 @@ def start_owner(
         StateInUse, JournalDamaged, LogDamaged, StateDoesNotFit, ValueError: the text says what to do.
         WriterReplaced: another has taken over meanwhile.
     """
+    payloads.warm_up(rule)
     state = StateFolder(settings.state)
     layout, flat = bind(recommender.model)
     replica = Replica(flat, rule)
@@ -128,8 +130,15 @@ def start_worker(
     metrics: TrainerMetrics,
     patience: Patience,
     slow_down: float = 1.0,
+    rule: Rule | None = None,
 ) -> Worker:
-    """A worker of the group whose owner 0 listens at `address`; `number` tells its random draws from the others'."""
+    """A worker of the group whose owner 0 listens at `address`.
+
+    Args:
+        number: tells its random draws from the others'.
+        rule: what it will probably be told, to get ready for.
+    """
+    payloads.warm_up(rule or Rule())
     recipe = settings.recipe
     learner = Learner(recommender, msgspec.structs.replace(recipe, seed=recipe.seed + number))
     layout, learning = bind(learner.learning)

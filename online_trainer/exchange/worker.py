@@ -111,7 +111,10 @@ class Worker:
 
     def _follow(self, news: News) -> None:
         """Read the partitions that are held now."""
-        if news.partitions.keys() == self.partitions.keys() and news.batch_events == self._batch_events:
+        self._batch_events = news.batch_events
+        if self._intake is not None:
+            self._intake.batch_events = news.batch_events
+        if news.partitions.keys() == self.partitions.keys():
             return
         for partition in self.partitions.keys() - news.partitions.keys():
             self._users.seen.replace(partition, [])
@@ -123,8 +126,8 @@ class Worker:
             elif (found := self.exchange.adopt(partition)) is not None:
                 self._remember(found)
                 held[partition] = found.offset
-        if held != offsets or news.batch_events != self._batch_events:
-            self._open(held, news.batch_events)
+        if held != offsets:
+            self._open(held)
         self.partitions = held
         reach(FaultPoint.WORKER_ASSIGNED)
 
@@ -133,14 +136,13 @@ class Worker:
         for user, events in found.histories.items():
             self._users.histories.replace(user, [Interaction(item, timestamp) for item, timestamp in events])
 
-    def _open(self, offsets: dict[int, int], batch_events: int) -> None:
+    def _open(self, offsets: dict[int, int]) -> None:
         if self._intake is not None:
             self._intake.close()
             self._intake = None
-        self._batch_events = batch_events
         if offsets:
             self._intake = self._patience.wait_for(
-                lambda: Intake(self._log, offsets, batch_events, self._linger_seconds, stop_at_end=False)
+                lambda: Intake(self._log, offsets, self._batch_events, self._linger_seconds, stop_at_end=False)
             )
 
     def _forget(self) -> None:
@@ -169,21 +171,22 @@ class Worker:
 
     def _train(self, plan: BatchPlan) -> None:
         """Up to `local_steps` batches, and one push for them."""
-        started, cpu = time.monotonic(), Steps()
+        started, steps = time.monotonic(), Steps()
         before = [weights.clone() for weights in self._weights]
         following: BatchPlan | None = plan
         for _ in range(self.exchange.rule.local_steps):
             if following is None:
                 break
-            self._batch(following, cpu)
+            self._batch(following, steps)
             following = self._plan(0.0) if self.exchange.rule.local_steps > 1 else None
-        update = before[0] - self._weights[0] if cpu.applied else None
+        update = before[0] - self._weights[0] if steps.applied else None
         for weights, kept in zip(self._weights, before, strict=True):
             weights.copy_(kept)
         reach(FaultPoint.WORKER_COMPUTED)
-        self._be_slow(started, cpu)
+        _log.debug("computed", seconds=round(time.monotonic() - started, 3), rows=len(steps.rows))
+        self._be_slow(started, steps)
         covered = Covered(
-            cpu.ranges, cpu.rows, self._waiting(), self._measured(cpu, time.monotonic() - started, update)
+            steps.ranges, steps.rows, self._waiting(), self._measured(steps, time.monotonic() - started, update)
         )
         try:
             self.exchange.push(update, covered)
