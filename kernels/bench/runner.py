@@ -45,7 +45,7 @@ def check(ops: list[str], device: str) -> None:
         raise RefusedToTime("pytest and hypothesis are not installed here, so no op can be checked: install the dev group")
     if not _TESTS.is_dir():
         raise RefusedToTime(f"no tests at {_TESTS}: run the bench from a checkout of the repository")
-    command = [sys.executable, "-m", "pytest", "-q", "-c", str(_TESTS / "checks.ini"), f"--confcutdir={_TESTS}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-c", str(_TESTS / "checks.ini"), f"--confcutdir={_TESTS}"]
     if device == "cuda" and importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(min(14, os.cpu_count() or 1))]
     command += [str(_TESTS / f"test_{op}.py") for op in ops]

@@ -29,7 +29,6 @@ def apply_cases(device: str, size: int) -> Iterator[Case]:
             0.85 if device == "cuda" else 0.7,
             baselines=baselines,
         )
-        del payload
     rows = size // _COLUMNS
     wide = AdamState(*(t[: rows * _COLUMNS].view(rows, _COLUMNS) for t in (state.master, state.copy, state.exp_avg, state.exp_avg_sq)))  # type: ignore[index]
     touched = torch.randperm(rows, device=device)[: max(1, rows // 100)].sort().values

@@ -109,8 +109,8 @@ def test_damage_is_named(small_spec: CompressionSpec, device: str) -> None:
 
 def test_words_are_refused_before_they_are_read(small_spec: CompressionSpec) -> None:
     """A message whose checksum is right but whose table is not: made by hand, as only a broken sender would."""
-    from kernels.wire.layout import header_sum
     from kernels.delta import cpu
+    from kernels.wire.layout import header_sum
 
     message = encode(payload_of(2000, "dense", small_spec, "cpu")).clone()
     header = Header.unpack(bytes(message[: HEADER.size].numpy()))
