@@ -37,10 +37,14 @@ def serve(process: OwnerProcess, socket: zmq.Socket[Any], patience: Patience) ->
         releaser.turn()
     reach(FaultPoint.STOP_REQUESTED)
     owner.stopping = True
+    _log.info("stopping", members=sorted(owner.sequencer.members))
     deadline = time.monotonic() + _GOODBYE_SECONDS
     while owner.sequencer.members and time.monotonic() < deadline:
         _turn(process, socket)
+    if owner.sequencer.members:
+        _log.warning("stopped_without", members=sorted(owner.sequencer.members))
     releaser.turn(wait=True)
+    _log.info("stopped", order=owner.replica.index)
     reach(FaultPoint.STOP_COMMITTED)
 
 
