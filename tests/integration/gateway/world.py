@@ -26,7 +26,7 @@ TOKEN = "operators-only"
 START_SECONDS = 90.0
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
     """The first true value of `condition`, which is polled."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
