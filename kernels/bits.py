@@ -58,7 +58,9 @@ def lowest_bits(word, number):
 @triton.jit
 def nearest_bf16(value):
     """bf16 patterns (int32 below 2¹⁵) of finite values ≥ 0, rounded to nearest and never to infinity."""
-    return tl.minimum((value.to(tl.int32, bitcast=True).to(tl.uint32, bitcast=True) + 0x8000) >> 16, 0x7F7F).to(tl.int32)
+    return tl.minimum((value.to(tl.int32, bitcast=True).to(tl.uint32, bitcast=True) + 0x8000) >> 16, 0x7F7F).to(
+        tl.int32
+    )
 
 
 @triton.jit
@@ -100,7 +102,7 @@ def decode(code, word, QUANTIZER: tl.constexpr):
     else:
         high = as_float(word & -65536)
         number = code >> 1
-        if QUANTIZER == 0:
+        if QUANTIZER == 0:  # noqa: SIM108
             magnitude = tl.where(number != 0, high, low)
         else:
             magnitude = low + number.to(tl.float32) * high

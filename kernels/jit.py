@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 if not os.environ.get("NUMBA_CACHE_DIR"):
-    numba.config.CACHE_DIR = str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "slipstream" / "numba")
+    numba.config.CACHE_DIR = str(
+        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "slipstream" / "numba"
+    )
 
 parallel: Any = numba.njit(parallel=True, cache=True, nogil=True, error_model="numpy")
 inline: Any = numba.njit(cache=True, nogil=True, error_model="numpy")

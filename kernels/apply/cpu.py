@@ -52,8 +52,21 @@ def _adam(master: Any, first: Any, second: Any, gradient: Any, scalars: Any) -> 
 
 
 @parallel
-def adam(master: Any, copy: Any, exp_avg: Any, exp_avg_sq: Any, scalars: Any, addresses: Any, size: Any, weights: Any,
-         at: Any, chunk: Any, slots: Any, quantizer: Any, chunks: Any) -> None:
+def adam(
+    master: Any,
+    copy: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    scalars: Any,
+    addresses: Any,
+    size: Any,
+    weights: Any,
+    at: Any,
+    chunk: Any,
+    slots: Any,
+    quantizer: Any,
+    chunks: Any,
+) -> None:
     """Adam over `[n]` state from W payloads at `addresses`; `copy` uint16 [n] or [0]."""
     for c in prange(chunks):
         scratch = np.empty(17, np.float32)
@@ -68,8 +81,20 @@ def adam(master: Any, copy: Any, exp_avg: Any, exp_avg_sq: Any, scalars: Any, ad
 
 
 @parallel
-def sgd(master: Any, copy: Any, rate: Any, decay: Any, addresses: Any, size: Any, weights: Any, at: Any, chunk: Any,
-        slots: Any, quantizer: Any, chunks: Any) -> None:
+def sgd(
+    master: Any,
+    copy: Any,
+    rate: Any,
+    decay: Any,
+    addresses: Any,
+    size: Any,
+    weights: Any,
+    at: Any,
+    chunk: Any,
+    slots: Any,
+    quantizer: Any,
+    chunks: Any,
+) -> None:
     """p −= rate · (g + decay · p) over `[n]`, from W payloads at `addresses`."""
     for c in prange(chunks):
         scratch = np.empty(17, np.float32)
@@ -84,8 +109,17 @@ def sgd(master: Any, copy: Any, rate: Any, decay: Any, addresses: Any, size: Any
 
 
 @parallel
-def lazy_adamw(master: Any, copy: Any, exp_avg: Any, exp_avg_sq: Any, last_step: Any, rows: Any, gradient: Any,
-               scalars: Any, step: Any) -> None:
+def lazy_adamw(
+    master: Any,
+    copy: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    last_step: Any,
+    rows: Any,
+    gradient: Any,
+    scalars: Any,
+    step: Any,
+) -> None:
     """AdamW on `rows` [R] of `[N, D]` state; `last_step` int32 [N] is brought to `step`; `copy` uint16 [N or 0, D]."""
     for r in prange(rows.size):
         row = rows[r]

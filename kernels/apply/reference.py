@@ -7,7 +7,9 @@ import torch
 from kernels.apply.settings import AdamSettings
 
 
-def sgd_reference(master: torch.Tensor, gradient: torch.Tensor, learning_rate: float, weight_decay: float) -> torch.Tensor:
+def sgd_reference(
+    master: torch.Tensor, gradient: torch.Tensor, learning_rate: float, weight_decay: float
+) -> torch.Tensor:
     """p − lr · (g + λ p), `[n]`."""
     return master - learning_rate * (gradient + weight_decay * master)
 

@@ -35,7 +35,7 @@ class AdamSettings:
             raise ValueError(f"epsilon={self.epsilon}: an untouched element would divide 0 by 0; take 1e-8")
 
     def scalars(self, step: int) -> tuple[float, float, float, float, float, float, float]:
-        """(β1, β2, α / (1 − β1ᵗ), 1 / √(1 − β2ᵗ), ε, weight factor, L2 factor) of step t ≥ 1, as the kernels use them."""
+        """(β1, β2, α / (1 − β1ᵗ), 1 / √(1 − β2ᵗ), ε, weight factor, L2 factor) of step t ≥ 1, for the kernels."""
         if step < 1:
             raise ValueError(f"step={step}: steps count from 1")
         decay = self.learning_rate * self.weight_decay

@@ -63,7 +63,19 @@ def _apply_kernel(
     for chunk_number in range(tl.program_id(0), num_chunks, tl.num_programs(0)):
         chunk = tl.zeros([], tl.int64) + chunk_number
         add_payloads(
-            mine, buffers, weights, num_payloads, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER, WAYS
+            mine,
+            buffers,
+            weights,
+            num_payloads,
+            chunk,
+            low_at,
+            high_at,
+            codes_at,
+            counts_at,
+            SLOTS,
+            BITS,
+            QUANTIZER,
+            WAYS,
         )
         left = tl.minimum(num_elements - chunk * CHUNK, CHUNK).to(tl.int32)
         for part in range(CHUNK // BLOCK):
@@ -74,8 +86,17 @@ def _apply_kernel(
                 weight = tl.load(master + at)
                 if ADAM:
                     weight, first, second = _adam(
-                        weight, tl.load(exp_avg + at), tl.load(exp_avg_sq + at), gradient,
-                        beta1, beta2, rate, root, epsilon, factor, l2,
+                        weight,
+                        tl.load(exp_avg + at),
+                        tl.load(exp_avg_sq + at),
+                        gradient,
+                        beta1,
+                        beta2,
+                        rate,
+                        root,
+                        epsilon,
+                        factor,
+                        l2,
                     )
                     tl.store(exp_avg + at, first)
                     tl.store(exp_avg_sq + at, second)
@@ -89,9 +110,17 @@ def _apply_kernel(
                 weight = tl.load(master + at, mask=inside, other=0.0)
                 if ADAM:
                     weight, first, second = _adam(
-                        weight, tl.load(exp_avg + at, mask=inside, other=0.0),
-                        tl.load(exp_avg_sq + at, mask=inside, other=0.0), gradient,
-                        beta1, beta2, rate, root, epsilon, factor, l2,
+                        weight,
+                        tl.load(exp_avg + at, mask=inside, other=0.0),
+                        tl.load(exp_avg_sq + at, mask=inside, other=0.0),
+                        gradient,
+                        beta1,
+                        beta2,
+                        rate,
+                        root,
+                        epsilon,
+                        factor,
+                        l2,
                     )
                     tl.store(exp_avg + at, first, mask=inside)
                     tl.store(exp_avg_sq + at, second, mask=inside)
@@ -146,9 +175,7 @@ def _lazy_kernel(
         weight = tl.load(master + at, mask=inside, other=0.0) * shrink
         first = tl.load(exp_avg + at, mask=inside, other=0.0) * decay1
         second = tl.load(exp_avg_sq + at, mask=inside, other=0.0) * decay2
-        weight, first, second = _adam(
-            weight, first, second, slope, beta1, beta2, rate, root, epsilon, factor, 0.0
-        )
+        weight, first, second = _adam(weight, first, second, slope, beta1, beta2, rate, root, epsilon, factor, 0.0)
         tl.store(exp_avg + at, first, mask=inside)
         tl.store(exp_avg_sq + at, second, mask=inside)
         tl.store(master + at, weight, mask=inside)

@@ -8,5 +8,10 @@ import sys
 from kernels.bench.runner import OPS, run
 
 if __name__ == "__main__":
-    document = run(sys.argv[3:] or list(OPS), sys.argv[1], int(float(sys.argv[2])), report=lambda line: print(line, file=sys.stderr))
+    document = run(
+        sys.argv[3:] or list(OPS),
+        sys.argv[1],
+        int(float(sys.argv[2])),
+        report=lambda line: print(line, file=sys.stderr),
+    )
     print(json.dumps(document))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+Figure = tuple[float, str, float | None, str]
+"""Value, unit, goal, better."""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -27,7 +30,7 @@ class Case:
         bandwidth_goal: share of copy bandwidth wanted.
         goal_ms: a time wanted.
         baselines: other ways.
-        figures: name → (value, unit, goal, better) measured beside the time.
+        figures: by name, measured beside the time.
     """
 
     name: str
@@ -36,7 +39,7 @@ class Case:
     bandwidth_goal: float | None = None
     goal_ms: float | None = None
     baselines: tuple[Baseline, ...] = ()
-    figures: dict[str, tuple[float, str, float | None, str]] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
 
 
 Maker = Callable[[str, int], Iterator[Case]]

@@ -18,7 +18,9 @@ def stacked(names: list[tuple[str, int]], parameter: torch.Tensor) -> dict[str, 
     return regions
 
 
-def regions(device: torch.device | str, dtype: torch.dtype = torch.bfloat16, layers: int = LAYERS) -> dict[str, list[Region]]:
+def regions(
+    device: torch.device | str, dtype: torch.dtype = torch.bfloat16, layers: int = LAYERS
+) -> dict[str, list[Region]]:
     """Random live parameters and the regions of their checkpoint tensors, by checkpoint name."""
 
     def make(*shape: int) -> torch.Tensor:
@@ -28,9 +30,13 @@ def regions(device: torch.device | str, dtype: torch.dtype = torch.bfloat16, lay
     found = {"model.embed_tokens.weight": [Region.whole(embedding)], "model.norm.weight": [Region.whole(make(HIDDEN))]}
     for layer in range(layers):
         at = f"model.layers.{layer}."
-        query_key_value = [(at + f"self_attn.{name}_proj.weight", rows) for name, rows in zip("qkv", (QUERY, KEY, KEY), strict=True)]
+        query_key_value = [
+            (at + f"self_attn.{name}_proj.weight", rows) for name, rows in zip("qkv", (QUERY, KEY, KEY), strict=True)
+        ]
         found |= stacked(query_key_value, make(QUERY + 2 * KEY, HIDDEN))
-        found |= stacked([(at + f"mlp.{name}_proj.weight", MIDDLE) for name in ("gate", "up")], make(2 * MIDDLE, HIDDEN))
+        found |= stacked(
+            [(at + f"mlp.{name}_proj.weight", MIDDLE) for name in ("gate", "up")], make(2 * MIDDLE, HIDDEN)
+        )
         found[at + "self_attn.o_proj.weight"] = [Region.whole(make(HIDDEN, QUERY))]
         found[at + "mlp.down_proj.weight"] = [Region.whole(make(HIDDEN, MIDDLE))]
         for name in ("input_layernorm", "post_attention_layernorm"):

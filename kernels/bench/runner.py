@@ -9,6 +9,8 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -42,10 +44,22 @@ def check(ops: list[str], device: str) -> None:
         RefusedToTime: pytest or the tests are missing, or some are red; the text ends with pytest's summary.
     """
     if importlib.util.find_spec("pytest") is None or importlib.util.find_spec("hypothesis") is None:
-        raise RefusedToTime("pytest and hypothesis are not installed here, so no op can be checked: install the dev group")
+        raise RefusedToTime(
+            "pytest and hypothesis are not installed here, so no op can be checked: install the dev group"
+        )
     if not _TESTS.is_dir():
         raise RefusedToTime(f"no tests at {_TESTS}: run the bench from a checkout of the repository")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-c", str(_TESTS / "checks.ini"), f"--confcutdir={_TESTS}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:benchmark",
+        "-c",
+        str(_TESTS / "checks.ini"),
+        f"--confcutdir={_TESTS}",
+    ]
     if device == "cuda" and importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(min(14, os.cpu_count() or 1))]
     command += [str(_TESTS / f"test_{op}.py") for op in ops]
@@ -55,7 +69,9 @@ def check(ops: list[str], device: str) -> None:
     )
     if result.returncode:
         tail = "\n".join(result.stdout.splitlines()[-30:])
-        raise RefusedToTime(f"tests of {', '.join(ops)} are red on {device}; nothing was timed\n{tail}{result.stderr[-500:]}")
+        raise RefusedToTime(
+            f"tests of {', '.join(ops)} are red on {device}; nothing was timed\n{tail}{result.stderr[-500:]}"
+        )
 
 
 def machine(device: str) -> dict[str, object]:
@@ -87,7 +103,9 @@ def rows_of(case: Case, device: str, bandwidth: float, runs: int) -> Iterator[Ro
     for baseline in case.baselines:
         other = time_case(baseline.run, device, baseline.runs, 2)
         name = f"{case.name}, against {baseline.name}"
-        yield _row(name, other.median / timing.median, "×", baseline.goal, "higher") | {"baseline": f"{other.median:.4g} ms"}
+        yield _row(name, other.median / timing.median, "×", baseline.goal, "higher") | {
+            "baseline": f"{other.median:.4g} ms"
+        }
     for name, (value, unit, goal, better) in case.figures.items():
         yield _row(name, value, unit, goal, better)
 
@@ -96,8 +114,17 @@ def _row(name: str, value: float, unit: str, goal: float | None, better: str) ->
     return {"name": name, "value": value, "unit": unit, "goal": goal, "better": better, "baseline": None}
 
 
-def run(ops: list[str], device: str, size: int, runs: int = 20, report: Callable[[str], None] = print) -> dict[str, object]:
+def run(
+    ops: list[str],
+    device: str,
+    size: int,
+    runs: int = 20,
+    recorded: torch.Tensor | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, object]:
     """Check `ops` on `device`, then time them at sizes up to `size`.
+
+    `recorded` is a model's flat gradient, for the wire format's ratio on something real.
 
     Returns the document `slipstream bench kernels --json` prints.
 
@@ -108,7 +135,8 @@ def run(ops: list[str], device: str, size: int, runs: int = 20, report: Callable
     bandwidth = copy_bandwidth(device, min(size, 10**9))
     rows = [_row("copy bandwidth", bandwidth / 1e9, "GB/s", None, "higher")]
     for op in ops:
-        for case in OPS[op](device, size):
+        maker = partial(wire_cases, recorded=recorded) if op == "wire" else OPS[op]
+        for case in maker(device, size):
             for row in rows_of(case, device, bandwidth, runs):
                 rows.append(row)
                 report(f"{row['name']}: {row['value']:.4g} {row['unit']}")
@@ -116,10 +144,11 @@ def run(ops: list[str], device: str, size: int, runs: int = 20, report: Callable
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
-    from importlib import metadata
+    return {"command": "bench kernels", "version": _version(), "machine": machine(device), "rows": rows}
 
+
+def _version() -> str:
     try:
-        version = metadata.version("slipstream-rec")
+        return metadata.version("slipstream-rec")
     except metadata.PackageNotFoundError:
-        version = "source"
-    return {"command": "bench kernels", "version": version, "machine": machine(device), "rows": rows}
+        return "source"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from kernels.bench.case import Baseline, Case
+from kernels.bench.case import Baseline, Case, Figure
 from kernels.bench.qwen3 import regions
 from kernels.delta import LiveModel, ModelDelta, Region, TensorDelta
 from kernels.topk_logits import topk_logits
@@ -45,7 +45,9 @@ def delta_cases(device: str, size: int) -> Iterator[Case]:
             f"delta scatter {name} of {total / 1e6:.0f} M",
             lambda: model.scatter(staged),  # noqa: B023
             goal_ms=milliseconds if device == "cuda" else None,
-            baselines=(Baseline("memcpy of the whole", lambda: target.copy_(source), times if device == "cpu" else None),),
+            baselines=(
+                Baseline("memcpy of the whole", lambda: target.copy_(source), times if device == "cpu" else None),
+            ),
         )
     yield Case("delta checksum of the whole model", model.measure, 2.0 * total)
 
@@ -62,7 +64,7 @@ def topk_cases(device: str, size: int) -> Iterator[Case]:
         def library() -> object:
             return (hidden @ items.T).masked_fill_(exclude, float("-inf")).topk(K, dim=1)  # noqa: B023
 
-        figures = {}
+        figures: dict[str, Figure] = {}
         if device == "cuda":
             share = _peak(lambda: topk_logits(hidden, items, K, exclude)) / (4 * rows * ITEMS)  # noqa: B023
             figures[f"topk_logits batch {rows} extra memory"] = (share, "of fp32 logits", 0.1, "lower")

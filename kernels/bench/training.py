@@ -19,9 +19,11 @@ def apply_cases(device: str, size: int) -> Iterator[Case]:
     """Dense sizes, then 1 % of the rows of the largest."""
     for elements in sizes(size):
         payload, state = random_payload(elements, device), AdamState.fresh(torch.randn(elements, device=device))
-        baselines = ()
+        baselines: tuple[Baseline, ...] = ()
         if elements == size:
-            baselines = (Baseline("decompress, then eager AdamW", _eager(payload, state), 4, 20 if device == "cuda" else 3),)
+            baselines = (
+                Baseline("decompress, then eager AdamW", _eager(payload, state), 4, 20 if device == "cuda" else 3),
+            )
         yield Case(
             f"apply AdamW {elements:.0e}",
             lambda: apply_adam([payload], state, _SETTINGS, 3),  # noqa: B023
@@ -30,7 +32,7 @@ def apply_cases(device: str, size: int) -> Iterator[Case]:
             baselines=baselines,
         )
     rows = size // _COLUMNS
-    wide = AdamState(*(t[: rows * _COLUMNS].view(rows, _COLUMNS) for t in (state.master, state.copy, state.exp_avg, state.exp_avg_sq)))  # type: ignore[index]
+    wide = AdamState.fresh(state.master[: rows * _COLUMNS].view(rows, _COLUMNS))
     touched = torch.randperm(rows, device=device)[: max(1, rows // 100)].sort().values
     gradient = torch.randn(touched.numel(), _COLUMNS, device=device)
     last = torch.zeros(rows, dtype=torch.int32, device=device)

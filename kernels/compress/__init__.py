@@ -56,7 +56,9 @@ def compress(
     require_size(residual, "residual", gradient.numel())
     payload = out or Payload.empty(gradient.numel(), spec, gradient.device)
     if payload.spec != spec or payload.num_elements != gradient.numel():
-        raise ValueError(f"out is for {payload.num_elements} elements of {payload.spec}: make it with this spec and size")
+        raise ValueError(
+            f"out is for {payload.num_elements} elements of {payload.spec}: make it with this spec and size"
+        )
     if gradient.device.type == "cuda":
         from kernels.compress.triton import compress_cuda
 

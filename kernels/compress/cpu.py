@@ -4,6 +4,9 @@ A chunk's threshold is found by bisection: how many magnitudes reach a probe (ve
 times; then one pass of compares and move-masks lists the indices.
 """
 
+# numba types these loops; a variable changes between Python and numpy integers as it pleases.
+# mypy: disable-error-code="assignment, operator"
+
 from __future__ import annotations
 
 from typing import Any
@@ -185,10 +188,7 @@ def decode(code: Any, low: Any, high: Any, quantizer: Any, bits: Any, real: Any)
             magnitude = real[0]
         return (-magnitude if code & 128 else magnitude) * low
     number = code >> 1
-    if quantizer == INT2:
-        magnitude = high if number else low
-    else:
-        magnitude = low + np.float32(number) * high
+    magnitude = (high if number else low) if quantizer == INT2 else low + np.float32(number) * high
     return -magnitude if code & 1 else magnitude
 
 
@@ -211,8 +211,18 @@ def split_levels(word: Any, bits: Any, real: Any) -> Any:
 
 
 @inline
-def _write_slots(values: Any, listed: Any, word: Any, quantizer: Any, low: Any, high: Any, codes: Any, residual: Any,
-                 bits: Any, real: Any) -> None:
+def _write_slots(
+    values: Any,
+    listed: Any,
+    word: Any,
+    quantizer: Any,
+    low: Any,
+    high: Any,
+    codes: Any,
+    residual: Any,
+    bits: Any,
+    real: Any,
+) -> None:
     """Code `values` [m], pack them with their indices, and leave x − sent in `residual` (the chunk's)."""
     low[:] = 0
     high[:] = 0
@@ -235,7 +245,9 @@ def _write_slots(values: Any, listed: Any, word: Any, quantizer: Any, low: Any, 
 
 
 @inline
-def _compress_chunk(keys: Any, top: Any, residual: Any, slots: Any, quantizer: Any, low: Any, high: Any, codes: Any) -> Any:
+def _compress_chunk(
+    keys: Any, top: Any, residual: Any, slots: Any, quantizer: Any, low: Any, high: Any, codes: Any
+) -> Any:
     """Select, code and pack one chunk whose x stands in `residual`, and take what is sent from it.
 
     `keys` has the magnitudes' patterns, zero-padded to a multiple of 64. Returns (levels word, count).
@@ -289,8 +301,19 @@ def _finish(x: Any, residual: Any, slots: Any, quantizer: Any, low: Any, high: A
 
 
 @parallel
-def compress_fp32(gradient: Any, residual: Any, chunk: Any, slots: Any, quantizer: Any, levels: Any, low: Any,
-                  high: Any, codes: Any, counts: Any, nonfinite: Any) -> None:
+def compress_fp32(
+    gradient: Any,
+    residual: Any,
+    chunk: Any,
+    slots: Any,
+    quantizer: Any,
+    levels: Any,
+    low: Any,
+    high: Any,
+    codes: Any,
+    counts: Any,
+    nonfinite: Any,
+) -> None:
     """Compress `gradient` [n] fp32 into the payload's sections; `residual` [n] fp32 is replaced."""
     for c in prange(counts.size):
         start = np.int64(c) * chunk
@@ -303,8 +326,19 @@ def compress_fp32(gradient: Any, residual: Any, chunk: Any, slots: Any, quantize
 
 
 @parallel
-def compress_bf16(gradient: Any, residual: Any, chunk: Any, slots: Any, quantizer: Any, levels: Any, low: Any,
-                  high: Any, codes: Any, counts: Any, nonfinite: Any) -> None:
+def compress_bf16(
+    gradient: Any,
+    residual: Any,
+    chunk: Any,
+    slots: Any,
+    quantizer: Any,
+    levels: Any,
+    low: Any,
+    high: Any,
+    codes: Any,
+    counts: Any,
+    nonfinite: Any,
+) -> None:
     """`compress_fp32` for a gradient [n] of bf16 patterns (uint16)."""
     for c in prange(counts.size):
         start = np.int64(c) * chunk

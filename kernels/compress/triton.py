@@ -2,8 +2,8 @@
 
 The residual is written whole (x everywhere), then the selected slots are overwritten in the second-level cache after
 a barrier: no 4096-wide scan or scatter. Coding every element in registers instead, to write the residual once, took
-4.24 ms where this takes 4.04 (10⁹ elements, one H100). Compaction works on one 32-bit mask word per 32 elements: a scan over the
-128 words' popcounts, then each word writes its few bits' places, one a turn.
+4.24 ms where this takes 4.04 (10⁹ elements, one H100). Compaction works on one 32-bit mask word per 32 elements: a
+scan over the 128 words' popcounts, then each word writes its few bits' places, one a turn.
 """
 
 from __future__ import annotations
@@ -199,9 +199,7 @@ def _compress_kernel(
     tl.store(buffer + counts_at + chunk, count.to(tl.uint8))
 
 
-def compress_cuda(
-    gradient: torch.Tensor, residual: torch.Tensor, payload: Payload, num_warps: int = 4
-) -> torch.Tensor:
+def compress_cuda(gradient: torch.Tensor, residual: torch.Tensor, payload: Payload, num_warps: int = 4) -> torch.Tensor:
     """Launch over whole chunks, then over the tail; returns the non-finite count, int64 scalar on the device."""
     spec, total = payload.spec, gradient.numel()
     nonfinite = torch.zeros((), dtype=torch.int64, device=gradient.device)

@@ -72,9 +72,7 @@ def decompress_accumulate(
     return out
 
 
-def _accumulate_cpu(
-    payloads: Sequence[Payload], weights: torch.Tensor, out: torch.Tensor, *, accumulate: bool
-) -> None:
+def _accumulate_cpu(payloads: Sequence[Payload], weights: torch.Tensor, out: torch.Tensor, *, accumulate: bool) -> None:
     from kernels.decompress_accumulate import cpu
 
     spec = payloads[0].spec

@@ -20,7 +20,9 @@ def _level_table(word: Any, quantizer: Any, table: Any, bits: Any, real: Any) ->
 
 
 @inline
-def add_chunk(target: Any, buffer: Any, chunk: Any, weight: Any, at: Any, slots: Any, quantizer: Any, scratch: Any) -> None:
+def add_chunk(
+    target: Any, buffer: Any, chunk: Any, weight: Any, at: Any, slots: Any, quantizer: Any, scratch: Any
+) -> None:
     """target[index] += weight · value for the chunk's slots.
 
     `target` is the chunk's `[≤ chunk]` fp32, `buffer` a payload's bytes, `at` where its five sections start,
@@ -66,7 +68,16 @@ def add_all(
 
 @parallel
 def accumulate(
-    out: Any, addresses: Any, size: Any, weights: Any, at: Any, chunk: Any, slots: Any, quantizer: Any, chunks: Any, keep: Any
+    out: Any,
+    addresses: Any,
+    size: Any,
+    weights: Any,
+    at: Any,
+    chunk: Any,
+    slots: Any,
+    quantizer: Any,
+    chunks: Any,
+    keep: Any,
 ) -> None:
     """out = (out where `keep`, else 0) + Σ weight · decoded, weights fp32 [W].
 

@@ -46,7 +46,9 @@ def load_slots(
     nibbles = tl.load(buffer + high_at + chunk * (SLOTS // 2) + slot // 2, mask=there, other=0).to(tl.int32)
     index |= ((nibbles >> ((slot & 1) * 4)) & 15) << 8
     PER_BYTE: tl.constexpr = 8 // BITS
-    packed = tl.load(buffer + codes_at + chunk * (SLOTS // PER_BYTE) + slot // PER_BYTE, mask=there, other=0).to(tl.int32)
+    packed = tl.load(buffer + codes_at + chunk * (SLOTS // PER_BYTE) + slot // PER_BYTE, mask=there, other=0).to(
+        tl.int32
+    )
     code = (packed >> ((slot % PER_BYTE) * BITS)) & ((1 << BITS) - 1)
     word = tl.load(buffer.to(tl.pointer_type(tl.int32)) + chunk, mask=there, other=0)
     return index, decode(code, word, QUANTIZER), used, number
@@ -112,7 +114,19 @@ def _accumulate_kernel(
             tl.store(target + offset, zeros)
         tl.debug_barrier()
     add_payloads(
-        target, buffers, weights, num_payloads, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER, WAYS
+        target,
+        buffers,
+        weights,
+        num_payloads,
+        chunk,
+        low_at,
+        high_at,
+        codes_at,
+        counts_at,
+        SLOTS,
+        BITS,
+        QUANTIZER,
+        WAYS,
     )
 
 

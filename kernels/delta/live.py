@@ -101,7 +101,7 @@ class LiveModel:
     def _tabulate(self) -> tuple[dict[str, list[int]], torch.Tensor]:
         """Region numbers by name, and `[R, 8]` int64: address, stride, columns, r0, r1, c0, c1, checksum position."""
         numbers: dict[str, list[int]] = {}
-        rows = []
+        rows: list[list[int]] = []
         for name, parts in self._regions.items():
             numbers[name] = list(range(len(rows), len(rows) + len(parts)))
             for part in parts:
@@ -136,10 +136,10 @@ class LiveModel:
             stops = np.minimum(starts + ENTRIES_A_BLOCK, last)
             parts += [np.stack([np.full_like(starts, number), starts, stops], 1) for number in self._numbers[name]]
         table = torch.from_numpy(np.concatenate(parts)).to(self.device)
-        first, last = positions[table[:, 1]].to(torch.int64), positions[table[:, 2] - 1].to(torch.int64)
+        head, tail = positions[table[:, 1]].to(torch.int64), positions[table[:, 2] - 1].to(torch.int64)
         # Ascending and distinct, so equal span and number mean consecutive.
-        consecutive = last - first == table[:, 2] - table[:, 1] - 1
-        return torch.cat([table, torch.where(consecutive, first, -1)[:, None]], 1).contiguous()
+        consecutive = tail - head == table[:, 2] - table[:, 1] - 1
+        return torch.cat([table, torch.where(consecutive, head, -1)[:, None]], 1).contiguous()
 
     def _check_positions(self, delta: ModelDelta, positions: torch.Tensor) -> None:
         if not positions.numel():

@@ -88,7 +88,9 @@ def _checksum_kernel(pieces, patterns, sums, MASK: tl.constexpr, PARTIAL_SUMS: t
 
 
 @triton.jit
-def _flat_checksum_kernel(patterns, sums, num_elements, MASK: tl.constexpr, PARTIAL_SUMS: tl.constexpr, BLOCK: tl.constexpr):
+def _flat_checksum_kernel(
+    patterns, sums, num_elements, MASK: tl.constexpr, PARTIAL_SUMS: tl.constexpr, BLOCK: tl.constexpr
+):
     program = tl.program_id(0).to(tl.int64)
     element = program * BLOCK + tl.arange(0, BLOCK)
     pattern = tl.load(patterns + element, mask=element < num_elements, other=0).to(tl.int64) & MASK
@@ -168,7 +170,9 @@ def flat_checksum_cuda(patterns: torch.Tensor) -> int:
     sums = torch.zeros(64, dtype=torch.int64, device=patterns.device)
     if patterns.numel():
         programs = triton.cdiv(patterns.numel(), 4096)
-        _flat_checksum_kernel[(programs,)](patterns, sums, patterns.numel(), MASK=2**32 - 1, PARTIAL_SUMS=64, BLOCK=4096)
+        _flat_checksum_kernel[(programs,)](
+            patterns, sums, patterns.numel(), MASK=2**32 - 1, PARTIAL_SUMS=64, BLOCK=4096
+        )
     return int(sums.sum()) % 2**64
 
 

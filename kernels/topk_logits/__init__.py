@@ -43,7 +43,9 @@ def topk_logits(hidden: torch.Tensor, items: torch.Tensor, k: int, exclude: torc
     require(hidden, "hidden", (torch.bfloat16, torch.float32))
     require(items, "items", (hidden.dtype,), like=hidden)
     if hidden.dim() != 2 or items.dim() != 2 or hidden.shape[1] != items.shape[1]:
-        raise ValueError(f"hidden is {tuple(hidden.shape)}, items {tuple(items.shape)}: they should be [B, D] and [N, D]")
+        raise ValueError(
+            f"hidden is {tuple(hidden.shape)}, items {tuple(items.shape)}: they should be [B, D] and [N, D]"
+        )
     if not 1 <= k <= min(MAX_K, items.shape[0]):
         raise ValueError(f"k={k}: take 1 to {min(MAX_K, items.shape[0])}")
     if exclude is not None:
@@ -73,7 +75,11 @@ def merge_shards(shards: Sequence[TopItems], first_items: Sequence[int]) -> TopI
     k = shards[0].scores.shape[1]
     scores = torch.cat([shard.scores for shard in shards], 1)
     items = torch.cat(
-        [torch.where(shard.items < 0, -1, shard.items + first) for shard, first in zip(shards, first_items, strict=True)], 1
+        [
+            torch.where(shard.items < 0, -1, shard.items + first)
+            for shard, first in zip(shards, first_items, strict=True)
+        ],
+        1,
     )
     order = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :k]
     total = torch.logsumexp(torch.stack([shard.log_sum_exp for shard in shards]), 0)

@@ -126,7 +126,9 @@ def _count(values, number, threshold, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _select_kernel(values, listed, chosen, number, K: tl.constexpr, SLOTS: tl.constexpr, LIST: tl.constexpr, BLOCK: tl.constexpr):
+def _select_kernel(
+    values, listed, chosen, number, K: tl.constexpr, SLOTS: tl.constexpr, LIST: tl.constexpr, BLOCK: tl.constexpr
+):
     """The K largest of each row of `values` [B, number], ties to the smaller place: their places, ascending.
 
     `chosen` int32 [B, SLOTS] ends in −1 where fewer than K are above −∞. The K-th largest of the BLOCK lanes' maxima
@@ -245,7 +247,9 @@ def _select(values: torch.Tensor, k: int, slots: int, num_warps: int) -> torch.T
     listed = torch.empty(rows, room, dtype=torch.int32, device=values.device)
     chosen = torch.empty(rows, slots, dtype=torch.int32, device=values.device)
     block = max(triton.next_power_of_2(k), min(8192, triton.next_power_of_2(number)))
-    _select_kernel[(rows,)](values, listed, chosen, number, K=k, SLOTS=slots, LIST=room, BLOCK=block, num_warps=num_warps)
+    _select_kernel[(rows,)](
+        values, listed, chosen, number, K=k, SLOTS=slots, LIST=room, BLOCK=block, num_warps=num_warps
+    )
     return chosen
 
 

@@ -102,8 +102,14 @@ def _write_cpu(payload: Payload, starts: torch.Tensor, words: torch.Tensor) -> N
     from kernels.wire import cpu
 
     cpu.write(
-        payload.levels.numpy(), payload.section(1).numpy(), payload.section(2).numpy(), payload.section(3).numpy(),
-        payload.counts.numpy(), payload.spec.slots, payload.spec.quantizer.bits, starts[:-1].numpy(),
+        payload.levels.numpy(),
+        payload.section(1).numpy(),
+        payload.section(2).numpy(),
+        payload.section(3).numpy(),
+        payload.counts.numpy(),
+        payload.spec.slots,
+        payload.spec.quantizer.bits,
+        starts[:-1].numpy(),
         words.numpy().view("uint32"),
     )
 
@@ -112,8 +118,14 @@ def _read_cpu(words: torch.Tensor, starts: torch.Tensor, payload: Payload) -> No
     from kernels.wire import cpu
 
     cpu.read(
-        words.numpy().view("uint32"), starts.numpy(), payload.levels.numpy(), payload.section(1).numpy(),
-        payload.section(2).numpy(), payload.section(3).numpy(), payload.counts.numpy(), payload.spec.slots,
+        words.numpy().view("uint32"),
+        starts.numpy(),
+        payload.levels.numpy(),
+        payload.section(1).numpy(),
+        payload.section(2).numpy(),
+        payload.section(3).numpy(),
+        payload.counts.numpy(),
+        payload.spec.slots,
         payload.spec.quantizer.bits,
     )
 

@@ -71,7 +71,9 @@ def _put(state: Any, words: Any, value: Any, width: Any) -> None:
 
 
 @inline
-def _write_chunk(state: Any, words: Any, low: Any, high: Any, codes: Any, level: Any, count: Any, slots: Any, width: Any) -> None:
+def _write_chunk(
+    state: Any, words: Any, low: Any, high: Any, codes: Any, level: Any, count: Any, slots: Any, width: Any
+) -> None:
     if count == slots:
         _put(state, words, 1, 1)
     else:
@@ -97,14 +99,24 @@ def _write_chunk(state: Any, words: Any, low: Any, high: Any, codes: Any, level:
 
 
 @parallel
-def write(levels: Any, low: Any, high: Any, codes: Any, counts: Any, slots: Any, width: Any, starts: Any, words: Any) -> None:
+def write(
+    levels: Any, low: Any, high: Any, codes: Any, counts: Any, slots: Any, width: Any, starts: Any, words: Any
+) -> None:
     """The groups' streams into `words` uint32, group g from word `starts[g]` on."""
     for group in prange(starts.size):
         state = np.zeros(3, np.uint64)
         state[2] = starts[group]
         for chunk in range(group * GROUP, min((group + 1) * GROUP, counts.size)):
             _write_chunk(
-                state, words, low[chunk], high[chunk], codes[chunk], levels[chunk], np.int64(counts[chunk]), slots, width
+                state,
+                words,
+                low[chunk],
+                high[chunk],
+                codes[chunk],
+                levels[chunk],
+                np.int64(counts[chunk]),
+                slots,
+                width,
             )
         if state[1] > 0:
             words[state[2]] = np.uint32(state[0])
@@ -165,7 +177,9 @@ def _read_chunk(state: Any, words: Any, low: Any, high: Any, codes: Any, slots: 
 
 
 @parallel
-def read(words: Any, starts: Any, levels: Any, low: Any, high: Any, codes: Any, counts: Any, slots: Any, width: Any) -> None:
+def read(
+    words: Any, starts: Any, levels: Any, low: Any, high: Any, codes: Any, counts: Any, slots: Any, width: Any
+) -> None:
     """The inverse of `write`; `starts` has one entry more than groups."""
     for group in prange(starts.size - 1):
         mine = words[starts[group] : starts[group + 1]]

@@ -87,8 +87,18 @@ def _put(words, held, bits, at, value, width, active):
 
 @triton.jit
 def _write_kernel(
-    levels, low, high, codes, counts, starts, words, num_chunks, num_groups,
-    SLOTS: tl.constexpr, BITS: tl.constexpr, LANES: tl.constexpr,
+    levels,
+    low,
+    high,
+    codes,
+    counts,
+    starts,
+    words,
+    num_chunks,
+    num_groups,
+    SLOTS: tl.constexpr,
+    BITS: tl.constexpr,
+    LANES: tl.constexpr,
 ):
     group = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     at = tl.load(starts + group, mask=group < num_groups, other=0)
@@ -138,8 +148,18 @@ def _refill(words, held, bits, at, end):
 
 @triton.jit
 def _read_kernel(
-    words, starts, levels, low, high, codes, counts, num_chunks, num_groups,
-    SLOTS: tl.constexpr, BITS: tl.constexpr, LANES: tl.constexpr,
+    words,
+    starts,
+    levels,
+    low,
+    high,
+    codes,
+    counts,
+    num_chunks,
+    num_groups,
+    SLOTS: tl.constexpr,
+    BITS: tl.constexpr,
+    LANES: tl.constexpr,
 ):
     group = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     at = tl.load(starts + group, mask=group < num_groups, other=0)
@@ -211,8 +231,14 @@ def measure_cuda(payload: Payload) -> torch.Tensor:
     sizes = torch.empty(groups, dtype=torch.int32, device=payload.buffer.device)
     if groups:
         _measure_kernel[(groups,)](
-            payload.section(1), payload.section(2), payload.counts, sizes, payload.num_chunks,
-            SLOTS=payload.spec.slots, BITS=payload.spec.quantizer.bits, num_warps=4,
+            payload.section(1),
+            payload.section(2),
+            payload.counts,
+            sizes,
+            payload.num_chunks,
+            SLOTS=payload.spec.slots,
+            BITS=payload.spec.quantizer.bits,
+            num_warps=4,
         )
     return sizes
 
@@ -222,9 +248,19 @@ def write_cuda(payload: Payload, starts: torch.Tensor, words: torch.Tensor, lane
     groups = starts.numel() - 1
     if groups:
         _write_kernel[(triton.cdiv(groups, lanes),)](
-            payload.levels, payload.section(1), payload.section(2), payload.section(3), payload.counts, starts, words,
-            payload.num_chunks, groups,
-            SLOTS=payload.spec.slots, BITS=payload.spec.quantizer.bits, LANES=lanes, num_warps=1,
+            payload.levels,
+            payload.section(1),
+            payload.section(2),
+            payload.section(3),
+            payload.counts,
+            starts,
+            words,
+            payload.num_chunks,
+            groups,
+            SLOTS=payload.spec.slots,
+            BITS=payload.spec.quantizer.bits,
+            LANES=lanes,
+            num_warps=1,
         )
 
 
@@ -233,7 +269,17 @@ def read_cuda(words: torch.Tensor, starts: torch.Tensor, payload: Payload, lanes
     groups = starts.numel() - 1
     if groups:
         _read_kernel[(triton.cdiv(groups, lanes),)](
-            words, starts, payload.levels, payload.section(1), payload.section(2), payload.section(3), payload.counts,
-            payload.num_chunks, groups,
-            SLOTS=payload.spec.slots, BITS=payload.spec.quantizer.bits, LANES=lanes, num_warps=1,
+            words,
+            starts,
+            payload.levels,
+            payload.section(1),
+            payload.section(2),
+            payload.section(3),
+            payload.counts,
+            payload.num_chunks,
+            groups,
+            SLOTS=payload.spec.slots,
+            BITS=payload.spec.quantizer.bits,
+            LANES=lanes,
+            num_warps=1,
         )

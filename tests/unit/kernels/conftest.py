@@ -7,6 +7,7 @@ Triton must be told before it is first imported; `cuda` from `tests/gpu/kernels`
 from __future__ import annotations
 
 import os
+import re
 from types import SimpleNamespace
 
 import numba
@@ -30,6 +31,22 @@ settings.register_profile(
 settings.load_profile("kernels")
 
 
+_TOO_MANY_FOR_THE_INTERPRETER = re.compile(
+    r"test_decompress.*\[(int4|int8|fp8)-(17|8)-|test_decompress.*sixty_four|test_decompress.*sizes\[(4095|8193)"
+    r"|test_compress.*test_contracts\[.*(ties|sparse|heavy)|test_compress.*reference\[(int4|int8).*(equal|zero|sparse|ties|normal)"
+    r"|test_compress.*(int4|int8|fp8)-steps|test_wire.*back\[(int4|int8|fp8).*(dense|sparse)"
+    r"|test_wire.*back\[(int4|fp8)-5000|test_wire.*back\[.*-1-(sparse|rows|far)|test_wire.*flipped.*\[(4|5|9|20)\]"
+    r"|test_topk.*cuts1|test_topk.*dtype0-5-3001|test_topk.*dtype0-17"
+)
+"""Combinations that add minutes and no code path: the interpreter runs a program at a time, in numpy."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave those out under the interpreter."""
+    if BACKEND == "interpreter":
+        items[:] = [item for item in items if not _TOO_MANY_FOR_THE_INTERPRETER.search(item.nodeid)]
+
+
 def pytest_report_header() -> str:
     """Which back-end this run is about."""
     return f"kernels back-end: {BACKEND}"
@@ -42,7 +59,9 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def poisoned(*sizes: object, **options: object) -> torch.Tensor:
         tensor = empty(*sizes, **options)
-        return tensor.fill_(float("nan") if tensor.is_floating_point() else 0xA5 if tensor.dtype == torch.uint8 else -91)
+        return tensor.fill_(
+            float("nan") if tensor.is_floating_point() else 0xA5 if tensor.dtype == torch.uint8 else -91
+        )
 
     monkeypatch.setattr(torch, "empty", poisoned)
 

@@ -38,4 +38,3 @@ def route_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _checksum(flat: list[torch.Tensor], bases: list[int]) -> int:
     return checksum_cuda(piece_table(flat, bases), flat[0])
-

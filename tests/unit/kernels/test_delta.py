@@ -29,7 +29,10 @@ def test_diff_equals_the_reference(size: int, dtype: torch.dtype, device: str) -
     old = torch.randn(size, generator=generator).to(dtype)
     new = torch.where(torch.rand(size, generator=generator) < 0.1, old + 1, old)
     if size > 3:
-        old[:4], new[:4] = torch.tensor([0.0, float("nan"), 1.0, 2.0]), torch.tensor([-0.0, float("nan"), float("nan"), 2.0])
+        old[:4], new[:4] = (
+            torch.tensor([0.0, float("nan"), 1.0, 2.0]),
+            torch.tensor([-0.0, float("nan"), float("nan"), 2.0]),
+        )
     expected = diff_reference(old, new)
     found = diff(old.to(device), new.to(device))
     assert found.count == expected.count and found.positions.dtype == torch.int32
@@ -46,7 +49,13 @@ def build(dtype: torch.dtype, device: str) -> tuple[dict[str, list[Region]], dic
         return torch.randn(*shape, generator=generator).to(dtype)
 
     fused, down, norm = make(24, 20).to(device), make(10, 8).to(device), make(20).to(device)
-    checkpoint = {"q": make(32, 20), "k": make(8, 20), "down": make(10, 32), "norm": norm.cpu().clone(), "far": make(4, 4)}
+    checkpoint = {
+        "q": make(32, 20),
+        "k": make(8, 20),
+        "down": make(10, 32),
+        "norm": norm.cpu().clone(),
+        "far": make(4, 4),
+    }
     checkpoint["q"][16:32] = fused[:16].cpu()
     checkpoint["k"] = fused[16:].cpu().clone()
     checkpoint["down"][:, 8:16] = down.cpu()
@@ -103,10 +112,14 @@ def test_scatter_and_undo(share: float, dtype: torch.dtype, device: str) -> None
 )
 def test_any_bits_go_in_and_come_back(changes: list[tuple[int, int]], seed: int, device: str) -> None:
     generator = torch.Generator().manual_seed(seed)
-    live = torch.randint(-(2**15), 2**15, (500,), generator=generator, dtype=torch.int16).view(torch.bfloat16).to(device)
+    live = (
+        torch.randint(-(2**15), 2**15, (500,), generator=generator, dtype=torch.int16).view(torch.bfloat16).to(device)
+    )
     before = live.clone()
     ordered = sorted(changes)
-    values = torch.tensor([(value + 2**15) % 2**16 - 2**15 for _, value in ordered], dtype=torch.int16).view(torch.bfloat16)
+    values = torch.tensor([(value + 2**15) % 2**16 - 2**15 for _, value in ordered], dtype=torch.int16).view(
+        torch.bfloat16
+    )
     positions = torch.tensor([position for position, _ in ordered], dtype=torch.int32)
     model = LiveModel({"w": [Region.whole(live)]})
     checksum = model.checksum()
@@ -163,7 +176,15 @@ def test_refuses_what_does_not_fit(device: str) -> None:
     model = LiveModel({"w": [Region.whole(live)]})
 
     def staged(name: str, positions: list[int], dtype: torch.dtype = torch.float32) -> None:
-        model.stage(ModelDelta.of({name: TensorDelta(100, torch.tensor(positions, dtype=torch.int32), torch.ones(len(positions), dtype=dtype))}))
+        model.stage(
+            ModelDelta.of(
+                {
+                    name: TensorDelta(
+                        100, torch.tensor(positions, dtype=torch.int32), torch.ones(len(positions), dtype=dtype)
+                    )
+                }
+            )
+        )
 
     with pytest.raises(ScatterRefused, match="the model has no x"):
         staged("x", [1])
