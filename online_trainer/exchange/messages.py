@@ -30,7 +30,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         optimizer: `sgd` adds what workers' local optimizers found; `adamw` takes gradients.
         learning_rate: of the owners' optimizer: a factor on the decoded updates for `sgd`.
         beta1, beta2, epsilon, weight_decay: of `adamw`.
-        staleness_power: a push counts (1 + staleness)^-power.
+        staleness_power: a push counts (1 + staleness beyond one push of every other worker)^-power.
         chunk, slots, quantizer: of compressed payloads.
         compressed: whether workers compress; they send bf16 otherwise.
         local_steps: batches a push.

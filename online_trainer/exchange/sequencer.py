@@ -35,7 +35,7 @@ class GroupSettings:
 
     Attributes:
         staleness_bound: most orders between the weights of a push and its own; at least the number of workers.
-        staleness_power: a push counts (1 + staleness)^-power.
+        staleness_power: a push counts (1 + staleness beyond one push of every other worker)^-power.
         synchronous: one order for the pushes of all workers that have something to train.
         lease_seconds: a worker that is silent so long (and ten of its own steps) is lost.
         batch_events: of the fastest worker's batches.
@@ -266,7 +266,9 @@ class Sequencer:
         for push in chosen:
             self.held.remove(push)
             staleness = self.index - push.base
-            scale = (1.0 + staleness) ** -self.settings.staleness_power / len(chosen)
+            # A group's usual staleness is one push of every other worker; only what is beyond counts less.
+            excess = max(0, staleness - len(self.members) + 1)
+            scale = (1.0 + excess) ** -self.settings.staleness_power / len(chosen)
             pushes.append(
                 Pushed(
                     worker=push.worker,
