@@ -45,7 +45,7 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         learning_rate: AdamW's, constant: a stream has no end to decay towards.
-        betas, weight_decay: AdamW's.
+        betas, weight_decay: AdamW's, as in pre-training.
         clip_norm: gradients are scaled down to this L2 norm.
         dropout: as in pre-training, while a step is taken; scores have none.
         replay_windows: windows of past users' events that each step also learns; 0 for none.
@@ -57,13 +57,13 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     learning_rate: float = 2e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.1
     clip_norm: float = 5.0
     dropout: float = 0.2
     replay_windows: int = 32
     event_weight: float = 0.3 / 64
-    average: float = 0.95
+    average: float = 0.98
     seed: int = 0
 
     def __post_init__(self) -> None:

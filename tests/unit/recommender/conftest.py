@@ -21,10 +21,15 @@ def items() -> list[Item]:
     return [Item(item_id=f"i{n}", title=TITLES[n % len(TITLES)], categories=(f"c{n % 3}",)) for n in range(20)]
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """These models are too small for two, which wait for each other when the machine is busy."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def tiny(items: list[Item]) -> Recommender:
     """The `tiny` preset over the items, random weights."""
-    torch.set_num_threads(1)
     return preset_recommender("tiny", items, seed=1)
 
 

@@ -75,8 +75,6 @@ def test_the_loss_is_the_mean_and_its_gradient_raises_the_events(tiny: Recommend
 
 
 def test_training_repeats_bit_for_bit(items: list[Item]) -> None:
-    torch.set_num_threads(1)
-
     def train() -> dict[str, torch.Tensor]:
         recommender = preset_recommender("tiny", items, seed=3)
         optimizer = torch.optim.AdamW(recommender.model.parameters(), lr=1e-2)
