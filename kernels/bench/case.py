@@ -27,6 +27,7 @@ class Case:
         name: op and size.
         run: the op, on inputs already made.
         bytes_moved: the fewest bytes it must move; None where bandwidth says nothing.
+        elements: what `bytes_moved` is spread over, for the roofline.
         bandwidth_goal: share of copy bandwidth wanted.
         goal_ms: a time wanted.
         baselines: other ways.
@@ -36,6 +37,7 @@ class Case:
     name: str
     run: Callable[[], object]
     bytes_moved: float | None = None
+    elements: float = 1.0
     bandwidth_goal: float | None = None
     goal_ms: float | None = None
     baselines: tuple[Baseline, ...] = ()

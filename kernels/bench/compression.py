@@ -44,6 +44,7 @@ def compress_cases(device: str, size: int) -> Iterator[Case]:
             f"compress {elements:.0e}",
             lambda: compress(gradient, residual, out=out),  # noqa: B023
             (10 + PAYLOAD_BYTES) * elements,
+            elements,
             0.85 if device == "cuda" else 0.5,
             baselines=tuple(baselines),
         )
@@ -63,6 +64,7 @@ def decompress_cases(device: str, size: int) -> Iterator[Case]:
                 f"decompress_accumulate W=8 {'accumulate' if accumulate else 'overwrite'} {elements:.0e}",
                 lambda: decompress_accumulate(payloads, out, accumulate=accumulate),  # noqa: B023
                 ((8 if accumulate else 4) + 8 * PAYLOAD_BYTES) * elements,
+                elements,
                 0.85 if device == "cuda" else 0.5,
                 baselines=baselines,
             )

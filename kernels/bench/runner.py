@@ -98,7 +98,11 @@ def rows_of(case: Case, device: str, bandwidth: float, runs: int) -> Iterator[Ro
     yield _row(case.name, timing.median, "ms", case.goal_ms, "lower") | spread
     if case.bytes_moved is not None:
         share = case.bytes_moved / (timing.median * 1e-3) / bandwidth
-        extra = {"bytes": case.bytes_moved, "bytes_per_second": case.bytes_moved / (timing.median * 1e-3)}
+        extra = {
+            "bytes": case.bytes_moved,
+            "bytes_per_second": case.bytes_moved / (timing.median * 1e-3),
+            "bytes_per_element": case.bytes_moved / case.elements,
+        }
         yield _row(f"{case.name}, copy bandwidth", share, "of copy bandwidth", case.bandwidth_goal, "higher") | extra
     for baseline in case.baselines:
         other = time_case(baseline.run, device, baseline.runs, 2)

@@ -49,7 +49,7 @@ def delta_cases(device: str, size: int) -> Iterator[Case]:
                 Baseline("memcpy of the whole", lambda: target.copy_(source), times if device == "cpu" else None),
             ),
         )
-    yield Case("delta checksum of the whole model", model.measure, 2.0 * total)
+    yield Case("delta checksum of the whole model", model.measure, 2.0 * total, total)
 
 
 def topk_cases(device: str, size: int) -> Iterator[Case]:
@@ -72,6 +72,7 @@ def topk_cases(device: str, size: int) -> Iterator[Case]:
             f"topk_logits batch {rows}",
             lambda: topk_logits(hidden, items, K, exclude),  # noqa: B023
             float(items.element_size() * ITEMS * WIDTH + exclude.numel()),
+            ITEMS * WIDTH,
             0.85 if rows == 1 and device == "cuda" else None,
             baselines=(Baseline("matmul + torch.topk", library, goal, 20 if device == "cuda" else 5),),
             figures=figures,

@@ -28,6 +28,7 @@ def apply_cases(device: str, size: int) -> Iterator[Case]:
             f"apply AdamW {elements:.0e}",
             lambda: apply_adam([payload], state, _SETTINGS, 3),  # noqa: B023
             (26 + PAYLOAD_BYTES) * elements,
+            elements,
             0.85 if device == "cuda" else 0.7,
             baselines=baselines,
         )
@@ -40,6 +41,7 @@ def apply_cases(device: str, size: int) -> Iterator[Case]:
         f"apply lazy AdamW, 1 % of rows of {size:.0e}",
         lambda: apply_lazy_adamw(touched, gradient, wide, last, _SETTINGS, 3),
         30.0 * touched.numel() * _COLUMNS,
+        touched.numel() * _COLUMNS,
         0.7 if device == "cuda" else 0.5,
     )
 
