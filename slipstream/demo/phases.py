@@ -27,7 +27,7 @@ class Traffic:
     """
 
     request_rate: float = 55.0
-    event_rate: float = 200.0
+    event_rate: float = 120.0
     quiet_seconds: float = 21.0
     swap_seconds: float = 54.0
 

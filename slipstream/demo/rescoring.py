@@ -16,7 +16,7 @@ from recommender.scoring import score_histories
 from releases.store import ReleaseStore
 from slipstream.demo.oracle import same_list, same_scores
 
-_ROWS = 256
+_ROWS = 64
 
 
 @dataclass(frozen=True)
