@@ -37,11 +37,16 @@ def base_recommender(
         the recommender in fp32, and the base's tokenizer, which `add_items` needs for later titles.
 
     Raises:
+        FileNotFoundError: `base_dir` is no model folder.
         ValueError: no token in the prefix, a window that the model's positions can't hold, or an architecture whose
             logits are not a linear head over the hidden state (capped or scaled logits).
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if not (base_dir / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{base_dir} is no Hugging Face model folder: it has no config.json; download one, tokenizer included"
+        )
     tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32, local_files_only=True).eval()
     words = model.get_input_embeddings().weight.shape[0]
