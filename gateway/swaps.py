@@ -1,4 +1,4 @@
-"""Bringing replicas to a version: stage on all at once, commit on one after another, remember who refused."""
+"""Bringing replicas to a version: stage on half of them at once, commit on one after another, remember who refused."""
 
 from __future__ import annotations
 
@@ -39,8 +39,18 @@ class Swaps:
         return refusal is None or refusal.version != version or time.monotonic() >= refusal.retry_at
 
     async def bring(self, replicas: Sequence[Replica], version: int) -> list[Replica]:
-        """Have `replicas` serve `version`; returns those that do. Serving goes on everywhere meanwhile."""
-        staged = await asyncio.gather(*(self._stage(replica, version) for replica in replicas))
+        """Have `replicas` serve `version`; returns those that do. Serving goes on everywhere meanwhile.
+
+        Staging takes time from a replica's requests, so never more than half of them stage at once: the router has
+        somewhere to go.
+        """
+        places = asyncio.Semaphore(max(1, len(replicas) // 2))
+
+        async def stage(replica: Replica) -> bool:
+            async with places:
+                return await self._stage(replica, version)
+
+        staged = await asyncio.gather(*map(stage, replicas))
         swapped = []
         for replica, ready in zip(replicas, staged, strict=True):
             if ready and await self._commit(replica, version):
