@@ -1,0 +1,51 @@
+"""What every rank sends to every other: dense bf16 sums, or compressed payloads, over torch.distributed.
+
+Works on any process group: gloo on CPUs, NCCL on GPUs. The result is the same on every rank, bit for bit: dense sums
+are the collective's, payloads are added in rank order.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kernels.compress import compress
+from kernels.decompress_accumulate import decompress_accumulate
+from kernels.payload import CompressionSpec, Payload
+
+Group = dist.ProcessGroup | None
+
+
+def dense_mean(update: Tensor, group: Group = None) -> torch.futures.Future[Tensor]:
+    """The mean over ranks of `update` `[n]`, sent as bf16, summed by the backend; the future gives fp32."""
+    sent = update.to(torch.bfloat16).div_(dist.get_world_size(group))
+    work = dist.all_reduce(sent, group=group, async_op=True)
+    return work.get_future().then(lambda future: _value(future).to(torch.float32))
+
+
+def compressed_mean(
+    update: Tensor, residual: Tensor, spec: CompressionSpec, group: Group = None
+) -> torch.futures.Future[Tensor]:
+    """The mean over ranks of what compression lets through; `residual` `[n]` fp32 keeps the rest of this rank's.
+
+    Payloads have one size on every rank, so that one all-gather moves them.
+    """
+    size = dist.get_world_size(group)
+    sent = compress(update, residual, spec).payload
+    received = torch.empty(size * sent.num_bytes, dtype=torch.uint8, device=sent.buffer.device)
+    work = dist.all_gather_into_tensor(received, sent.buffer, group=group, async_op=True)
+
+    def decode(future: torch.futures.Future[Tensor]) -> Tensor:
+        future.wait()
+        buffers = received.view(size, -1)
+        payloads = [Payload(spec, update.numel(), buffer) for buffer in buffers]
+        out = torch.empty(update.numel(), dtype=torch.float32, device=update.device)
+        return decompress_accumulate(payloads, out, [1.0 / size] * size)
+
+    return work.get_future().then(decode)
+
+
+def _value(future: torch.futures.Future[Tensor]) -> Tensor:
+    value = future.value()
+    return value[0] if isinstance(value, list) else value

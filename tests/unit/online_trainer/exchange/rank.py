@@ -1,0 +1,66 @@
+"""What a rank of the synchronous tests runs: `python rank.py RANK SIZE STORE_FILE OUT`."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from online_trainer.exchange.messages import Rule
+from online_trainer.exchange.synchronous import SynchronousExchange
+from slipstream.ddp import CompressedGradients, CompressionSpec, compressed_gradients
+
+SIZE = 2 * 4096 + 77
+
+
+def exchange(rule: Rule) -> dict[str, torch.Tensor]:
+    rank = dist.get_rank()
+    weights = torch.randn(SIZE, generator=torch.Generator().manual_seed(rank))
+    exchange = SynchronousExchange(weights, rule)
+    exchange.join()
+    first = weights.clone()
+    generator = torch.Generator().manual_seed(10 + rank)
+    total = torch.zeros(SIZE, dtype=torch.float64)
+    for _ in range(6):
+        update = torch.randn(SIZE, generator=generator)
+        total += update
+        exchange.exchange(update)
+    exchange.leave()
+    return {"first": first, "weights": weights, "residual": exchange.residual, "total": total}
+
+
+def hook() -> dict[str, torch.Tensor]:
+    """Three steps of a model of three buckets, by the hook and by hand: parameters, residuals, and gradients' sums."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(300, 300), torch.nn.Linear(300, 200), torch.nn.Linear(200, 7))
+    model = DistributedDataParallel(net, bucket_cap_mb=0.2)
+    state = CompressedGradients(CompressionSpec(slots=8, chunk=256))
+    model.register_comm_hook(state, compressed_gradients)
+    names = [name for name, _ in model.named_parameters()]
+    received = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
+    given = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
+    for step in range(4):
+        inputs = torch.randn(16, 300, generator=torch.Generator().manual_seed(100 * step + dist.get_rank()))
+        local = torch.autograd.grad(net(inputs).square().mean(), list(net.parameters()))
+        model.zero_grad()
+        model(inputs).square().mean().backward()
+        for name, parameter, gradient in zip(names, model.parameters(), local, strict=True):
+            assert parameter.grad is not None
+            received[name] += parameter.grad
+            given[name] += gradient
+    out = {f"residual.{name}": tensor.clone() for name, tensor in state.residuals(model).items()}
+    return out | {f"received.{n}": t for n, t in received.items()} | {f"given.{n}": t for n, t in given.items()}
+
+
+def main(rank: str, size: str, store: str, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(size))
+    rules = {"compressed": Rule(), "dense": Rule(compressed=False), "fragments": Rule(fragments=3)}
+    torch.save({case: exchange(rule) for case, rule in rules.items()} | {"hook": hook()}, out)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
