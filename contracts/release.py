@@ -51,7 +51,8 @@ class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         base_version: the version a delta applies to; None for `full`.
         epoch: the writer's fencing epoch; a higher one has replaced every lower one.
         created_at: wall clock, unix seconds.
-        tensors: by checkpoint name.
+        tensors: the weights, by checkpoint name; of a delta, those that it leads to.
+        patch: what a delta's file holds (`releases.delta`); None where the file holds `tensors` themselves.
         offsets: for each partition of the events topic, the first offset NOT in the weights.
         watermark: largest event time in the weights, unix seconds; None before the first event.
         events_trained: distinct events in the weights since pre-training.
@@ -68,6 +69,7 @@ class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     base_version: Version | None = None
     watermark: float | None = None
     events_trained: int = 0
+    patch: dict[str, TensorEntry] | None = None
     schema_version: Literal[1] = 1
 
     def covers(self, partition: int, offset: int) -> bool:

@@ -29,6 +29,7 @@ class TrainerMetrics:
             registry=self.registry,
         )
         self.release_bytes = self._gauge("release_bytes", "Tensor bytes of the last release.")
+        self.release_density = self._gauge("release_density", "Share of the weights that the last release changed.")
         self.version = self._gauge("version", "Newest version this trainer has published.")
         self.untrained = Counter(
             "slipstream_trainer_untrained_total",

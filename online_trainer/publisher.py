@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
 import structlog
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from online_trainer.checkpoint import CheckpointState
 from online_trainer.fault_points import FaultPoint, reach
 from online_trainer.tensors import to_raw
 from releases.bundle import RawTensor
+from releases.delta import POSITIONS, make_delta, num_bytes
 from releases.store import ReleaseStore, WriterReplaced
 from streams.catch_up import newest_by_key
 from streams.event_log import EventLog, LogUnavailable, WriterFenced
@@ -36,9 +39,23 @@ class Publisher:
 
     Args:
         connect: opens a connection of the publisher's own for announcements.
+        anchor_every: each so many releases stand alone; those between are deltas on the one before, where that is
+            smaller. The first after a start stands alone. 1: all do.
     """
 
-    def __init__(self, model: str, store: ReleaseStore, connect: Callable[[], EventLog], keep_releases: int) -> None:
+    def __init__(
+        self,
+        model: str,
+        store: ReleaseStore,
+        connect: Callable[[], EventLog],
+        keep_releases: int,
+        anchor_every: int = 1,
+    ) -> None:
+        self.density = 1.0
+        """Share of the elements that the last release changed; 1 where that was not looked at."""
+        self._anchor_every = anchor_every
+        self._since_anchor = 0
+        self._base: tuple[int, dict[str, RawTensor]] | None = None
         self._model = model
         self._store = store
         self._connect = connect
@@ -72,11 +89,32 @@ class Publisher:
                 store can't be written. LogUnavailable: it is in the store and not announced.
         """
         tensors = to_raw(weights)
-        sha256 = self._store.publish(self._manifest(state, tensors), tensors)
+        manifest, content = self._manifest(state, tensors), tensors
+        if self._base is not None and (delta := self._delta(self._base[1], tensors)) is not None:
+            content = delta
+            manifest = msgspec.structs.replace(
+                manifest,
+                kind=ReleaseKind.DELTA,
+                base_version=self._base[0],
+                patch={name: raw.entry() for name, raw in delta.items()},
+            )
+        sha256 = self._store.publish(manifest, content)
+        self._since_anchor = self._since_anchor + 1 if manifest.kind is ReleaseKind.DELTA else 1
+        if self._anchor_every > 1:
+            self._base = (state.version, {name: _own(raw) for name, raw in tensors.items()})
         reach(FaultPoint.PUBLISH_STORED)
         self._announce(state.version, sha256)
         self._remove_old()
-        return sum(len(raw.data) for raw in tensors.values())
+        return num_bytes(content)
+
+    def _delta(self, base: Mapping[str, RawTensor], tensors: Mapping[str, RawTensor]) -> dict[str, RawTensor] | None:
+        """What changed since `base`; None when it is time for an anchor, or when the delta would be larger."""
+        delta = make_delta(base, tensors)
+        changed = sum(raw.shape[0] for name, raw in delta.items() if name.endswith(POSITIONS))
+        self.density = changed / sum(math.prod(raw.shape) for raw in tensors.values())
+        if self._since_anchor >= self._anchor_every or num_bytes(delta) >= num_bytes(tensors):
+            return None
+        return delta
 
     def announce(self, version: int) -> None:
         """Announce a release that the store has. Raises WriterReplaced or LogUnavailable."""
@@ -146,3 +184,8 @@ class Publisher:
             return frozenset()
         live = wire.decode(record.value, LiveVersion)
         return frozenset({live.version, *([live.previous_version] if live.previous_version else [])})
+
+
+def _own(raw: RawTensor) -> RawTensor:
+    """A tensor whose bytes do not change with the weights."""
+    return RawTensor(raw.dtype, raw.shape, bytes(raw.data))

@@ -28,6 +28,7 @@ class TrainerSettings:
         publish_seconds: a release at most so long after the last, if anything was trained; 0 for never by time.
         publish_events: a release once so many events were trained since the last; 0 for never by count.
         keep_releases: how many of the newest stay in the store, beside the live one and the one before it.
+        anchor_every: each so many releases stand alone, those between may be deltas; 1 for none.
         history_events: how many of a user's last events are kept (what masks seen items in the score).
         dedupe_events: event ids remembered, for each partition.
         recipe: how a batch changes the weights.
@@ -42,13 +43,14 @@ class TrainerSettings:
     publish_seconds: float = 2.0
     publish_events: int = 0
     keep_releases: int = 100
+    anchor_every: int = 10
     history_events: int = 1000
     dedupe_events: int = 50_000
     stop_at_end: bool = False
     recipe: OnlineRecipe = ONLINE
 
     def __post_init__(self) -> None:
-        for name in ("batch_events", "keep_releases", "history_events", "dedupe_events"):
+        for name in ("batch_events", "keep_releases", "anchor_every", "history_events", "dedupe_events"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: take at least 1")
         for name in ("linger_seconds", "publish_seconds", "publish_events"):

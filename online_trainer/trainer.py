@@ -125,6 +125,7 @@ class Trainer:
             self._publish_failed("disk_full" if is_disk_full(error) else "publish_failed", error)
         else:
             self._published = state.version
+            self.metrics.release_density.set(self._publisher.density)
             self.metrics.version.set(state.version)
             self.metrics.disk_full.set(0)
             _log.info("released", version=state.version, events_trained=state.events_trained)

@@ -36,6 +36,8 @@ class ReleaseStore(ABC):
     def publish(self, manifest: ReleaseManifest, tensors: Mapping[str, RawTensor]) -> str:
         """Write a release whole: tensors first, the manifest last; readers see all of it or none.
 
+        `tensors` are the file's: the weights, or with `manifest.patch` what changed since `base_version`.
+
         Returns the sha256 of the manifest file, for the announcement.
 
         Raises:
@@ -48,7 +50,11 @@ class ReleaseStore(ABC):
 
     @abstractmethod
     def read(self, model: str, version: int) -> WeightBundle:
-        """The release with every checksum verified. Raises ReleaseMissing or ReleaseCorrupt."""
+        """The whole weights of a release, a delta's put together from its anchor on, with every checksum verified.
+
+        Raises:
+            ReleaseMissing, ReleaseCorrupt: of this release, or of one that it stands on.
+        """
 
     @abstractmethod
     def versions(self, model: str) -> list[int]:

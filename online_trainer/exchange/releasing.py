@@ -151,6 +151,7 @@ class Releaser:
             self.published = version
             if size:
                 self._metrics.release_bytes.set(size)
+            self._metrics.release_density.set(self._publisher.density)
             self._metrics.version.set(version)
             self._metrics.release_seconds.observe(time.monotonic() - self._begun_at)
             self._metrics.disk_full.set(0)

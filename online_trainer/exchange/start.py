@@ -90,7 +90,7 @@ def start_owner(
     layout, flat = bind(recommender.model)
     replica = Replica(flat, rule)
     log = connect()
-    publisher = Publisher(settings.model, store, connect, settings.keep_releases)
+    publisher = Publisher(settings.model, store, connect, settings.keep_releases, settings.anchor_every)
     admission = Admission(log, recommender.vocabulary.index, metrics)
     beginning = patience.wait_for(lambda: begin(settings, state.journal, log))
     newest = publisher.take_over()
