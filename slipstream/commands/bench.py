@@ -31,6 +31,7 @@ def kernels(
     dataset: Annotated[
         str, typer.Option(help="Record a gradient of the recommender on this data set; empty: none.")
     ] = "",
+    out: Annotated[Path | None, typer.Option(help="Also write OUT.json and, as a table, OUT.md.")] = None,
     json_only: Annotated[bool, typer.Option("--json", help="Only the JSON line on stdout, no table.")] = False,
 ) -> None:
     """Run each op's tests, refuse to time an op whose tests are red, and time the others."""
@@ -57,6 +58,9 @@ def kernels(
     except RefusedToTime as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
+    if out is not None:
+        out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+        out.with_suffix(".md").write_text(_markdown(document))
     if not json_only:
         _print_table(document)
     typer.echo(json.dumps(document))
@@ -81,9 +85,29 @@ def recorded_gradient(dataset: str, path: Path | None = None) -> torch.Tensor:
             break
     longest = sorted(histories.values(), key=len, reverse=True)[:20]
     batch = online_batch(recommender, [UserUpdate(events[:-5], events[-5:]) for events in longest])
-    online_loss(recommender, batch).backward()
+    online_loss(recommender, batch).backward()  # type: ignore[no-untyped-call]
     parts = [p.grad.reshape(-1) for p in recommender.model.parameters() if p.grad is not None]
     return torch.cat(parts).to(torch.bfloat16)
+
+
+def _goal(row: dict) -> str:  # type: ignore[type-arg]
+    sign = "≥" if row["better"] == "higher" else "≤"
+    return "" if row["goal"] is None else f"{sign} {row['goal']:g}"
+
+
+def _markdown(document: dict) -> str:  # type: ignore[type-arg]
+    machine = document["machine"]
+    lines = [
+        f"# Kernels on {machine['device']}",
+        "",
+        ", ".join(f"{name} {value}" for name, value in machine.items() if name != "device") + ".",
+        "",
+        "| what | measured | wanted | baseline |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in document["rows"]:
+        lines.append(f"| {row['name']} | {row['value']:.4g} {row['unit']} | {_goal(row)} | {row['baseline'] or ''} |")
+    return "\n".join(lines) + "\n"
 
 
 def _print_table(document: dict) -> None:  # type: ignore[type-arg]
@@ -94,7 +118,5 @@ def _print_table(document: dict) -> None:  # type: ignore[type-arg]
     for column in ("what", "measured", "goal"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for row in document["rows"]:
-        sign = "≥" if row["better"] == "higher" else "≤"
-        goal = "" if row["goal"] is None else f"{sign} {row['goal']:g}"
-        table.add_row(row["name"], f"{row['value']:.4g} {row['unit']}", goal)
+        table.add_row(row["name"], f"{row['value']:.4g} {row['unit']}", _goal(row))
     Console(width=140).print(table)

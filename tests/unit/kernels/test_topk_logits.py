@@ -64,6 +64,14 @@ def test_one_mask_for_all_rows(device: str) -> None:
     assert torch.equal(found.items.cpu(), topk_logits_reference(hidden, items, 10, exclude)[1])
 
 
+def test_ties_at_the_last_place_taken(device: str) -> None:
+    """Thirty distinct scores, each 30 times and better the later: the 64th place falls among equals, after evictions."""
+    hidden = torch.ones(1, 16)
+    items = (torch.arange(900) * 7 % 30).float()[:, None].expand(900, 16).contiguous()
+    _, numbers, _ = topk_logits_reference(hidden, items, 64, None)
+    assert torch.equal(topk_logits(hidden.to(device), items.to(device), 64).items.cpu(), numbers)
+
+
 @pytest.mark.parametrize("cuts", [[0, 500], [0, 64, 700]])
 def test_shards_merge_to_the_whole(cuts: list[int], device: str) -> None:
     hidden, items = drawn(3, 1000, 16)
