@@ -127,7 +127,8 @@ class Launcher:
         return process.pid if process is not None else None
 
     def _start(self, child: _Child) -> None:
-        fault = self._fault if child.number == 0 and child.lives == 0 else ""
+        victim = child.number == (1 if self._fault.startswith("shard.") else 0)
+        fault = self._fault if victim and child.lives == 0 else ""
         child.lives += 1
         child.process = self._context.Process(
             target=_main, args=(child.target, self._config, child.number, fault), name=child.name
@@ -174,7 +175,8 @@ def run_owner(config: GroupConfig, number: int) -> int:
     from online_trainer.exchange.link import Keys, listen
     from online_trainer.exchange.releasing import StartOver
     from online_trainer.exchange.serve import serve
-    from online_trainer.exchange.start import start_owner
+    from online_trainer.exchange.shard import serve_shard
+    from online_trainer.exchange.start import start_owner, start_shard
     from recommender.loading import load_recommender
     from releases.fsspec_store import FsspecReleaseStore
     from streams.kafka_log import KafkaEventLog
@@ -187,6 +189,13 @@ def run_owner(config: GroupConfig, number: int) -> int:
     def send(sender: bytes, message: list[bytes]) -> None:
         socket.send_multipart([sender, *message])
 
+    if number:
+        recommender = load_recommender(config.model_dir)
+        addresses = list(config.addresses)
+        shard = start_shard(number, config.settings, config.rule, recommender, addresses, keys, send)
+        serve_shard(shard, socket, patience)
+        socket.close(0)
+        return 0
     process = start_owner(
         config.settings,
         config.group,

@@ -91,6 +91,7 @@ class Link:
         self._context = context
         self._numbers = itertools.count(1)
         self._pending: tuple[int, frames.Frames] | None = None
+        self._sent_at = 0.0
         self._socket = self._connect()
 
     def send(self, message: Request, payloads: Sequence[bytes] = ()) -> None:
@@ -124,6 +125,24 @@ class Link:
         finally:
             self.waited_seconds += time.monotonic() - started
 
+    def look(self) -> tuple[Reply, frames.Frames] | None:
+        """The answer if it is there; asks again when none came for two seconds."""
+        if self._pending is None:
+            return None
+        while self._socket.poll(0):
+            if (reply := self._take()) is not None:
+                self._pending = None
+                return reply
+        if time.monotonic() - self._sent_at > _RESEND_SECONDS:
+            self._reconnect()
+            self._transmit()
+        return None
+
+    @property
+    def socket(self) -> zmq.Socket[Any]:
+        """To poll; another one after each `look`, perhaps."""
+        return self._socket
+
     def ask(
         self, message: Request, payloads: Sequence[bytes] = (), patience_seconds: float = 30.0
     ) -> tuple[Reply, frames.Frames]:
@@ -153,6 +172,7 @@ class Link:
 
     def _transmit(self) -> None:
         assert self._pending is not None, "only called with a request"  # noqa: S101
+        self._sent_at = time.monotonic()
         self.sent_bytes += frames.num_bytes(self._pending[1])
         self._socket.send_multipart(self._pending[1])
 

@@ -182,7 +182,11 @@ class Part(From, frozen=True, kw_only=True, tag="part"):
 
 
 class Follow(msgspec.Struct, frozen=True, kw_only=True, tag="follow"):
-    """An owner of another shard asks for the orders behind `index`; with its weights if it stands at a `cut`."""
+    """An owner of another shard asks for the orders behind `index`.
+
+    Attributes:
+        cut: order of the checkpoint that it has written and whose serving weights are the frame behind; 0 before that.
+    """
 
     shard: int
     index: Count

@@ -33,6 +33,16 @@ class OrderBook:
             _, gone = self._orders.popleft()
             self._bytes -= sum(map(len, gone))
 
+    def prepend(self, orders: list[tuple[Order, list[bytes]]]) -> None:
+        """Orders up to the oldest one held, the newest last; gaps before them are left out."""
+        oldest = self.index - len(self._orders)
+        for order, payloads in reversed(orders):
+            if order.index != oldest or self._bytes > self._max_bytes:
+                break
+            self._orders.appendleft((order, payloads))
+            self._bytes += sum(map(len, payloads))
+            oldest -= 1
+
     def behind(
         self, after: int, until: int, wanted: Callable[[Pushed], bool]
     ) -> tuple[list[Order], list[bytes]] | None:

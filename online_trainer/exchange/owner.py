@@ -88,10 +88,16 @@ class Owner:
         self.metrics = metrics
         self.exchange = exchange
         self.book = OrderBook(replica.index)
+        self.leaving = False
+        """Whether workers are to leave."""
         self.stopping = False
+        """Whether the other owners are to end, too."""
         self.cut = 0
         """Order at which other shards are to write their next checkpoint; 0 for none."""
-        self.on_follow: Callable[[Sender, int, Follow, frames.Frames], None] | None = None
+        self.cuts: dict[int, int] = {}
+        """Shard → order of its newest checkpoint, as far as is known."""
+        self.on_piece: Callable[[int, int, bytes], None] = lambda shard, index, data: None
+        """Told the weights that another shard serves at a cut: shard, order, fp32 bytes."""
         self._log = log
         self._send = send
         self._ends = ends
@@ -289,11 +295,11 @@ class Owner:
         news = News(
             orders=orders,
             generation=self.sequencer.assignment.generation,
-            partitions={} if self.stopping else self.sequencer.partitions_of(worker),
+            partitions={} if self.leaving else self.sequencer.partitions_of(worker),
             batch_events=self.sequencer.members[worker].batch_events,
             ordered=ordered,
             gap=found is None,
-            stop=self.stopping,
+            stop=self.leaving,
         )
         self._reply(sender, number, news, data)
 
@@ -322,8 +328,9 @@ class Owner:
         self._reply(sender, number, message, [to_bytes(tensor) for tensor in state.values()])
 
     def _follow(self, sender: Sender, number: int, request: Follow, data: frames.Frames) -> None:
-        if self.on_follow is not None:
-            self.on_follow(sender, number, request, data)
+        if data:
+            self.cuts[request.shard] = request.cut
+            self.on_piece(request.shard, request.cut, data[0])
         self._followers = [one for one in self._followers if one[2].shard != request.shard]
         self._followers.append((sender, number, request))
         self._answer_followers()

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
+import torch
 from torch import Tensor
 
 from online_trainer.append_file import is_disk_full
 from online_trainer.checkpoint import CheckpointState
+from online_trainer.exchange.owner import Owner
+from online_trainer.exchange.tensor_bytes import from_bytes
 from online_trainer.exchange.write_ahead import WriteAheadLog
 from online_trainer.fault_points import FaultPoint, reach
 from online_trainer.journal import Journal, Passed
@@ -33,7 +36,10 @@ class Releaser:
     """For the owner's thread; the publisher runs in one of its own, one release at a time.
 
     Args:
-        weights: the weights that are published now, by name, sharing memory.
+        serving: the own shard of the weights that serve, `[n]` fp32, live.
+        views: the tensors by name, of the whole vector.
+        owner: whose `cut` the other shards' owners follow.
+        shards: owners in all.
     """
 
     def __init__(
@@ -44,7 +50,10 @@ class Releaser:
         log: WriteAheadLog,
         publisher: Publisher,
         metrics: TrainerMetrics,
-        weights: Callable[[], Mapping[str, Tensor]],
+        serving: Tensor,
+        views: Callable[[Tensor], Mapping[str, Tensor]],
+        owner: Owner,
+        shards: int,
     ) -> None:
         self.published = 0
         self._settings = settings
@@ -53,7 +62,13 @@ class Releaser:
         self._log = log
         self._publisher = publisher
         self._metrics = metrics
-        self._weights = weights
+        self._serving = serving
+        self._views = views
+        self._owner = owner
+        self._shards = shards
+        self._pieces: dict[int, Tensor] = {}
+        self._awaited: CheckpointState | None = None
+        owner.on_piece = self._piece
         self._released_at = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._publishing: Future[int] | None = None
@@ -65,25 +80,31 @@ class Releaser:
         assert self._progress.committed is not None, "the first start commits"  # noqa: S101
         return self._progress.committed
 
-    def turn(self, wait: bool = False) -> None:
-        """Commit and publish when it is time; `wait` until that is done.
+    @property
+    def busy(self) -> bool:
+        """Whether a release is on its way."""
+        return self._publishing is not None or self._awaited is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything is committed and published, as far as that was possible."""
+        return not self.busy and not self._progress.uncommitted and self.state.version <= self.published
+
+    def turn(self, now: bool = False) -> None:
+        """Commit and publish when it is time, or `now`.
 
         Raises:
             WriterReplaced: another owner publishes this model now. StartOver: restart this owner.
         """
-        if self._publishing is not None:
-            if not (wait or self._publishing.done()):
-                return
+        if self._publishing is not None and self._publishing.done():
             self._finish(self._publishing)
-        if not (wait or self._is_due()):
+        if self.busy or not (now or self._is_due()):
             return
         self._released_at = self._begun_at = time.monotonic()
         if self._progress.uncommitted and not self.commit(self.state.version + self._progress.uncommitted_training):
             return
         if self.state.version > self.published:
             self._publish()
-            if wait and self._publishing is not None:
-                self._finish(self._publishing)
 
     def commit(self, version: int) -> bool:
         """Make weights, offsets and ledger durable as one; False when the disk is full. Raises StartOver."""
@@ -104,7 +125,8 @@ class Releaser:
             return False
         reach(FaultPoint.OWNER_COMMITTED)
         self._metrics.disk_full.set(0)
-        self._log.rotate(state.plans_applied, keep_after=before)
+        others = [self._owner.cuts.get(shard, 0) for shard in range(1, self._shards)]
+        self._log.rotate(state.plans_applied, keep_after=min([before, *others]))
         reach(FaultPoint.OWNER_ROTATED)
         return True
 
@@ -123,9 +145,23 @@ class Releaser:
         return progress.uncommitted and since >= _UNTRAINED_COMMIT_SECONDS
 
     def _publish(self) -> None:
-        state = self.state
-        weights = {name: tensor.clone() for name, tensor in self._weights().items()}
-        self._publishing = self._thread.submit(self._write, state, weights)
+        """Publish the committed checkpoint, once every shard has given its part of it."""
+        self._awaited = self.state
+        self._pieces = {0: self._serving.clone()}
+        if self._shards > 1:
+            self._owner.cut = self.state.plans_applied
+        self._submit_if_whole()
+
+    def _piece(self, shard: int, index: int, data: bytes) -> None:
+        if self._awaited is not None and index == self._awaited.plans_applied:
+            self._pieces[shard] = from_bytes(data, torch.float32)
+            self._submit_if_whole()
+
+    def _submit_if_whole(self) -> None:
+        if self._awaited is not None and len(self._pieces) == self._shards:
+            whole = torch.cat([self._pieces[shard] for shard in range(self._shards)])
+            self._publishing = self._thread.submit(self._write, self._awaited, self._views(whole))
+            self._awaited, self._pieces = None, {}
 
     def _write(self, state: CheckpointState, weights: Mapping[str, Tensor]) -> int:
         """In the publisher's thread."""

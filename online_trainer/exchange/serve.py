@@ -17,6 +17,7 @@ _TICK_SECONDS = 0.1
 _BATCH = 64
 """Requests taken between two synced writes."""
 _GOODBYE_SECONDS = 5.0
+_LAST_RELEASE_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
 
 
@@ -36,16 +37,27 @@ def serve(process: OwnerProcess, socket: zmq.Socket[Any], patience: Patience) ->
             owner.tick(now)
         releaser.turn()
     reach(FaultPoint.STOP_REQUESTED)
-    owner.stopping = True
+    _stop(process, socket)
+    reach(FaultPoint.STOP_COMMITTED)
+
+
+def _stop(process: OwnerProcess, socket: zmq.Socket[Any]) -> None:
+    """Wait for the workers to leave, commit, publish, then let the other owners go."""
+    owner, releaser = process.owner, process.releaser
+    owner.leaving = True
     _log.info("stopping", members=sorted(owner.sequencer.members))
     deadline = time.monotonic() + _GOODBYE_SECONDS
     while owner.sequencer.members and time.monotonic() < deadline:
         _turn(process, socket)
     if owner.sequencer.members:
         _log.warning("stopped_without", members=sorted(owner.sequencer.members))
-    releaser.turn(wait=True)
-    _log.info("stopped", order=owner.replica.index)
-    reach(FaultPoint.STOP_COMMITTED)
+    deadline = time.monotonic() + _LAST_RELEASE_SECONDS
+    while not releaser.finished and time.monotonic() < deadline:
+        releaser.turn(now=not releaser.busy)
+        _turn(process, socket)
+    owner.stopping = True
+    owner.settle()
+    _log.info("stopped", order=owner.replica.index, version=releaser.published)
 
 
 def _turn(process: OwnerProcess, socket: zmq.Socket[Any]) -> None:

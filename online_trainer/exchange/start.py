@@ -7,19 +7,21 @@ from dataclasses import dataclass
 
 import msgspec
 import structlog
+import zmq
 
 from contracts import topics
 from online_trainer.admission import Admission
 from online_trainer.exchange import payloads
 from online_trainer.exchange.asynchronous import AsynchronousExchange
-from online_trainer.exchange.layout import bind
-from online_trainer.exchange.link import Keys
+from online_trainer.exchange.layout import bind, cut
+from online_trainer.exchange.link import Keys, Link
 from online_trainer.exchange.messages import Rule
 from online_trainer.exchange.metrics import ExchangeMetrics
 from online_trainer.exchange.owner import Identity, Owner, Send
 from online_trainer.exchange.releasing import Releaser
 from online_trainer.exchange.replica import Replica
 from online_trainer.exchange.sequencer import GroupSettings, Sequencer
+from online_trainer.exchange.shard import ShardOwner
 from online_trainer.exchange.worker import Worker
 from online_trainer.exchange.write_ahead import WriteAheadLog
 from online_trainer.fault_points import FaultPoint, reach
@@ -88,7 +90,8 @@ def start_owner(
     payloads.warm_up(rule)
     state = StateFolder(settings.state)
     layout, flat = bind(recommender.model)
-    replica = Replica(flat, rule)
+    start, stop = cut(layout.num_elements, len(shards))[0]
+    replica = Replica(flat[start:stop], rule, start)
     log = connect()
     publisher = Publisher(settings.model, store, connect, settings.keep_releases, settings.anchor_every)
     admission = Admission(log, recommender.vocabulary.index, metrics)
@@ -109,14 +112,33 @@ def start_owner(
         identity, replica, progress, orders, sequencer, metrics, ExchangeMetrics(metrics.registry), send,
         ends if settings.stop_at_end else None,
     )  # fmt: skip
-    for ordered in orders.replay(replica.index):
+    owner.cut = replica.index if len(shards) > 1 else 0
+    for ordered in orders.replay(replica.index, owner.book):
         owner.replay(ordered, passed=state.journal.is_passed(ordered.entry.order.index))
     reach(FaultPoint.OWNER_REPLAYED)
     _log.info("owner_restored", order=replica.index, offsets=sequencer.offsets)
     releaser = Releaser(
-        settings, progress, state.journal, orders, publisher, metrics, lambda: layout.views(replica.serving)
+        settings, progress, state.journal, orders, publisher, metrics, replica.serving, layout.views, owner, len(shards)
     )
     return OwnerProcess(owner, releaser, state, log, orders)
+
+
+def start_shard(
+    number: int,
+    settings: TrainerSettings,
+    rule: Rule,
+    recommender: Recommender,
+    addresses: list[str],
+    keys: Keys | None,
+    send: Send,
+) -> ShardOwner:
+    """Owner of shard `number` where the last one stopped; it follows owner 0, at the first of `addresses`."""
+    payloads.warm_up(rule)
+    layout, flat = bind(recommender.model)
+    start, stop = cut(layout.num_elements, len(addresses))[number]
+    replica = Replica(flat[start:stop].clone(), rule, start)
+    link = Link(zmq.Context.instance(), addresses[0], keys)
+    return ShardOwner(number, replica, settings.state / f"shard-{number}", link, send)
 
 
 def start_worker(

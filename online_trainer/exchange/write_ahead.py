@@ -16,6 +16,7 @@ import msgspec
 
 from online_trainer.append_file import AppendFile, is_disk_full
 from online_trainer.exchange.messages import Order, Push
+from online_trainer.exchange.order_book import OrderBook
 from online_trainer.fault_points import FaultPoint, reach
 
 _PREFIX = struct.Struct("<II")
@@ -56,14 +57,18 @@ class WriteAheadLog:
         self._decoder = msgspec.msgpack.Decoder(Entry)
         self._file: AppendFile | None = None
 
-    def replay(self, after: int) -> Iterator[Ordered]:
+    def replay(self, after: int, book: OrderBook | None = None) -> Iterator[Ordered]:
         """The orders behind `after`, in order; afterwards the log is open for appending.
+
+        Args:
+            book: empty at `after`; made to hold what the log has before, for shards that are further behind.
 
         Raises:
             LogDamaged: the text says where.
         """
         index = after
         segments = self._segments()
+        earlier: list[Ordered] = []
         for number in segments:
             file = AppendFile(self._path(number))
             data = file.read()
@@ -71,8 +76,12 @@ class WriteAheadLog:
                 if found is None:
                     file.cut(start)
                     break
-                if found.entry.order.index <= index:
+                if found.entry.order.index <= after:
+                    earlier.append(found)
                     continue
+                if book is not None and earlier:
+                    book.prepend([(one.entry.order, one.payloads) for one in earlier])
+                    earlier = []
                 if found.entry.order.index != index + 1:
                     raise LogDamaged(
                         f"{self._path(number)}: order {found.entry.order.index} where {index + 1} comes next"
@@ -80,6 +89,8 @@ class WriteAheadLog:
                 index += 1
                 yield found
             file.close()
+        if book is not None and earlier:
+            book.prepend([(one.entry.order, one.payloads) for one in earlier])
         self._open(segments[-1] if segments else index)
 
     def append(self, orders: list[Ordered]) -> bool:

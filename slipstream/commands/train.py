@@ -49,6 +49,7 @@ def train(
     threads: Annotated[int, typer.Option(min=1, help="torch threads; the same at every start, for the same bits.")] = 1,
     nice: Annotated[int, typer.Option(min=0, max=19, help="How far to give way to serving on the same cores.")] = 10,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes; with more than one an owner beside them.")] = 1,
+    owners: Annotated[int, typer.Option(min=1, help="Several workers: processes that share the weights' keeping.")] = 1,
     exchange: Annotated[
         Literal["async", "sync"], typer.Option(help="Several workers: apply each push as it comes, or rounds of all.")
     ] = "async",
@@ -121,7 +122,7 @@ def train(
             model_dir=model_dir,
             kafka=kafka,
             releases=releases,
-            addresses=(f"tcp://127.0.0.1:{free_port()}",),
+            addresses=tuple(f"tcp://127.0.0.1:{free_port()}" for _ in range(owners)),
             key=exchange_key,
             threads=threads,
             nice=nice,

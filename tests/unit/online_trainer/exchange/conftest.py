@@ -19,7 +19,8 @@ from online_trainer.exchange.link import listen
 from online_trainer.exchange.messages import Rule
 from online_trainer.exchange.sequencer import GroupSettings
 from online_trainer.exchange.serve import serve
-from online_trainer.exchange.start import OwnerProcess, start_owner, start_worker
+from online_trainer.exchange.shard import ShardOwner, serve_shard
+from online_trainer.exchange.start import OwnerProcess, start_owner, start_shard, start_worker
 from online_trainer.exchange.worker import Worker
 from online_trainer.ledger import LedgerRow, read_rows
 from online_trainer.metrics import TrainerMetrics
@@ -29,6 +30,7 @@ from recommender.initialise import preset_recommender
 from recommender.loading import Recommender
 from recommender.recipe import ONLINE
 from releases.fsspec_store import FsspecReleaseStore
+from streams.broker import free_port
 from streams.memory_log import MemoryEventLog, MemoryStore
 
 NUM_ITEMS = 30
@@ -86,6 +88,7 @@ class Group:
         self.metrics = TrainerMetrics()
         self.owner_patience = Patience(self.metrics)
         self.process: OwnerProcess | None = None
+        self.shards: list[ShardOwner] = []
 
     def send(self, *events: Event) -> None:
         for event in events:
@@ -99,18 +102,42 @@ class Group:
         }  # fmt: skip
         return TrainerSettings(**(chosen | changes))
 
-    def owner(self, rule: Rule | None = None, group: GroupSettings | None = None, **changes: Any) -> Thread:
-        """Start owner 0; `address` is where it listens, then."""
+    def shard(self, number: int, rule: Rule, addresses: list[str], **changes: Any) -> Thread:
+        """Start the owner of another shard."""
+        socket, _ = listen(zmq.Context.instance(), addresses[number], None)
+        owner = start_shard(
+            number, self.settings(**changes), rule, small_model(), addresses, None,
+            lambda sender, frames: socket.send_multipart([sender, *frames]),
+        )  # fmt: skip
+        self.shards.append(owner)
+
+        def run() -> None:
+            try:
+                serve_shard(owner, socket, Patience(TrainerMetrics()))
+            finally:
+                socket.close(0)
+
+        thread = Thread(run)
+        thread.start()
+        return thread
+
+    def owner(
+        self, rule: Rule | None = None, group: GroupSettings | None = None, owners: int = 1, **changes: Any
+    ) -> Thread:
+        """Start owner 0, and the others; `address` is where it listens, then."""
         self.metrics = TrainerMetrics()
         self.owner_patience = Patience(self.metrics)
         context = zmq.Context.instance()
         socket, self.address = listen(context, self.address, None)
         chosen = rule or Rule(average=RECIPE.average)
+        addresses = [self.address, *(f"tcp://127.0.0.1:{free_port()}" for _ in range(1, owners))]
         process = self.process = start_owner(
             self.settings(**changes), group or GroupSettings(batch_events=8), chosen, small_model(),
             lambda: MemoryEventLog(self.broker), self.store, self.metrics, self.owner_patience,
-            lambda sender, frames: socket.send_multipart([sender, *frames]), [self.address],
+            lambda sender, frames: socket.send_multipart([sender, *frames]), addresses,
         )  # fmt: skip
+        for number in range(1, owners):
+            self.shard(number, chosen, addresses, **changes)
 
         def run() -> None:
             try:

@@ -9,6 +9,7 @@ import torch
 
 from online_trainer.exchange.messages import Rule
 from online_trainer.exchange.sequencer import GroupSettings
+from online_trainer.tensors import from_raw
 from tests.unit.online_trainer.exchange.conftest import RECIPE, Group, click
 
 EVENTS = 200
@@ -19,30 +20,37 @@ def trained(group: Group) -> Counter[str | None]:
 
 
 @pytest.mark.parametrize(
-    ("rule", "settings"),
+    ("rule", "settings", "owners"),
     [
-        (Rule(average=0.9), GroupSettings(batch_events=8)),
-        (Rule(compressed=False), GroupSettings(batch_events=8, synchronous=True)),
-        (Rule(local_steps=3, fragments=2, average=0.9), GroupSettings(batch_events=8, staleness_bound=4)),
+        (Rule(average=0.9), GroupSettings(batch_events=8), 1),
+        (Rule(compressed=False), GroupSettings(batch_events=8, synchronous=True), 1),
+        (Rule(local_steps=3, fragments=2, average=0.9), GroupSettings(batch_events=8, staleness_bound=4), 1),
+        (Rule(average=0.9, fragments=3), GroupSettings(batch_events=8), 2),
     ],
 )
 def test_two_workers_train_every_event_once_and_hold_the_owners_weights(
-    group: Group, rule: Rule, settings: GroupSettings
+    group: Group, rule: Rule, settings: GroupSettings, owners: int
 ) -> None:
     group.send(*(click(n) for n in range(EVENTS)))
     recipe = RECIPE if rule.average else type(RECIPE)(replay_windows=4, average=0.0)
-    owner = group.owner(rule, settings, recipe=recipe)
+    owner = group.owner(rule, settings, owners, recipe=recipe)
     workers = [group.worker(name, number, recipe=recipe) for number, name in enumerate("ab")]
     for _, thread, _ in workers:
         thread.finish()
     owner.finish()
     assert group.process is not None
     assert trained(group) == Counter({f"e{n}" for n in range(EVENTS)})
-    replica = group.process.owner.replica
+    replicas = [group.process.owner.replica, *(shard.replica for shard in group.shards)]
+    weights = torch.cat([replica.weights for replica in replicas])
+    serving = torch.cat([replica.serving for replica in replicas])
     for worker, _, _ in workers:
-        assert worker.exchange.index == replica.index
-        assert torch.equal(worker._weights[0], replica.weights)
-        assert torch.equal(worker._weights[1], replica.serving)
+        assert all(worker.exchange.index == replica.index for replica in replicas)
+        assert torch.equal(worker._weights[0], weights)
+        assert torch.equal(worker._weights[1], serving)
+    newest = from_raw(group.store.read("tiny", group.store.versions("tiny")[-1]).tensors)
+    assert torch.equal(
+        torch.cat([tensor.reshape(-1) for tensor in newest.values()]).sort().values, serving.sort().values
+    )
     assert {worker for worker in "ab" if group.metric("slipstream_exchange_pushes_total", worker=worker)} == {"a", "b"}
     assert len(group.store.versions("tiny")) > 2
     manifest = group.store.manifest("tiny", group.store.versions("tiny")[-1])
