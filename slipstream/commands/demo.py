@@ -23,13 +23,15 @@ def demo(
     kafka: Annotated[
         str | None, typer.Option(envvar="SLIPSTREAM_KAFKA", metavar="HOST:PORT", help="A broker; else one is started.")
     ] = None,
+    port: Annotated[int, typer.Option(help="The gateway's port; where it is taken, a free one.")] = 8080,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with the numbers as one JSON object.")] = False,
-    pretrain_seconds: Annotated[float, typer.Option(min=1, help="Pre-training, when the cache is empty.")] = 60.0,
+    pretrain_epochs: Annotated[float, typer.Option(min=0.1, help="Pre-training, when the cache is empty.")] = 8.0,
 ) -> None:
     """Pre-train, serve and learn from a replayed stream; ends with one table of what was measured.
 
-    Exit code 1 when a process died or would not start; its log is named.
+    Exit code 1 when a process died or would not start (its log is named), 3 when a promise that does not depend on the
+    machine's speed was broken.
     """
     import asyncio
     import sys
@@ -56,7 +58,8 @@ def demo(
         run_dir=Path(tempfile.mkdtemp(prefix="run-", dir=runs)),
         data=data,
         kafka=kafka,
-        pretrain_seconds=pretrain_seconds,
+        port=port,
+        pretrain_epochs=pretrain_epochs,
         keep=keep,
     )
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -76,3 +79,6 @@ def demo(
         report.show(console)
     if as_json:
         print(msgspec.json.encode(report).decode())
+    if report.broken():
+        typer.echo(f"broken: {', '.join(report.broken())}", err=True)
+        raise typer.Exit(3)

@@ -27,9 +27,9 @@ class Traffic:
     """
 
     request_rate: float = 55.0
-    event_rate: float = 120.0
+    event_rate: float = 150.0
     quiet_seconds: float = 21.0
-    swap_seconds: float = 54.0
+    swap_seconds: float = 66.0
 
 
 @dataclass(frozen=True)

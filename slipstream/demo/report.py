@@ -91,6 +91,17 @@ class DemoReport(msgspec.Struct, kw_only=True):
             ),
         ]
 
+    def broken(self) -> list[str]:
+        """Of the promises that a slow machine must keep as well, those that this run broke."""
+        kept = {
+            "a request was dropped": self.dropped == 0,
+            "an answer is not its version's": self.mixed_version == 0,
+            "a served list is not plain PyTorch's": self.oracle_agreed == self.oracle_compared,
+            "fewer than five releases were served": self.releases_served >= 5,
+            "events acknowledged are not the events trained": self.events_acknowledged == self.events_trained,
+        }
+        return [what for what, held in kept.items() if not held]
+
     def show(self, console: Console) -> None:
         """Print the table."""
         table = Table(title="What just happened", title_justify="left")

@@ -41,7 +41,8 @@ class DemoSettings:
         run_dir: this run's logs, releases and trainer state.
         data: where the data set lies; None to find or fetch it.
         kafka: a broker of the user's; None for one of the demo's own.
-        pretrain_seconds: how long to pre-train when the cache is empty.
+        pretrain_epochs: passes over the past when the cache is empty; 8 take under a minute on two cores.
+        port: the gateway's; another one is taken where this is not free.
         keep: leave everything running at the end, until Ctrl-C.
     """
 
@@ -49,7 +50,8 @@ class DemoSettings:
     run_dir: Path
     data: Path | None = None
     kafka: str | None = None
-    pretrain_seconds: float = 60.0
+    pretrain_epochs: float = 8.0
+    port: int = 8080
     keep: bool = False
     traffic: Traffic = field(default_factory=Traffic)
 
@@ -65,9 +67,9 @@ async def play(settings: DemoSettings, console: Console) -> DemoReport:
     line = timeline(load(DATASET, settings.data), seed=0)
     past, future = split(line, _PAST)
     console.print(f"[bold]1[/] {line.dataset.name}: {len(past):,} events are the past, {len(future):,} the stream")
-    model_dir = pretrained(_model_folder(settings), DATASET, settings.data, settings.pretrain_seconds)
+    model_dir = pretrained(_model_folder(settings), DATASET, settings.data, settings.pretrain_epochs)
     with broker(settings.kafka, settings.run_dir) as kafka:
-        async with running(kafka, settings.run_dir, model_dir, past) as world:
+        async with running(kafka, settings.run_dir, model_dir, past, settings.port) as world:
             console.print(f"[bold]2[/] starting a trainer, two vLLM replicas and a gateway; logs in {settings.run_dir}")
             await world.wait_ready()
             evidence = await _loop(world, future, past, settings.traffic, console)
@@ -80,7 +82,7 @@ async def play(settings: DemoSettings, console: Console) -> DemoReport:
 
 
 def _model_folder(settings: DemoSettings) -> Path:
-    return settings.cache / "models" / f"tiny-{DATASET}-{settings.pretrain_seconds:g}s"
+    return settings.cache / "models" / f"tiny-{DATASET}-{settings.pretrain_epochs:g}-epochs"
 
 
 async def _loop(world: World, future: Timeline, past: Timeline, traffic: Traffic, console: Console) -> Evidence:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -67,11 +68,11 @@ class World:
                 task.cancel()
 
 
-def pretrained(folder: Path, dataset: str, data: Path | None, seconds: float) -> Path:
+def pretrained(folder: Path, dataset: str, data: Path | None, epochs: float) -> Path:
     """The pre-trained model's folder, from the cache or made now. Raises PretrainingFailed."""
     if not (folder / "items.json").exists():
         command = [sys.executable, "-m", "slipstream.cli", "pretrain", "--preset", "tiny", "--dataset", dataset]
-        command += ["--out", str(folder), "--seconds", str(seconds), "--resume"]
+        command += ["--out", str(folder), "--epochs", str(epochs), "--resume"]
         if data is not None:
             command += ["--data", str(data)]
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
@@ -90,15 +91,20 @@ def broker(kafka: str | None, run_dir: Path) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def running(kafka: str, run_dir: Path, model_dir: Path, past: Timeline) -> AsyncIterator[World]:
-    """Fill the log with `past` and start everything; ends every process on the way out."""
+async def running(kafka: str, run_dir: Path, model_dir: Path, past: Timeline, port: int) -> AsyncIterator[World]:
+    """Fill the log with `past` and start everything; ends every process on the way out.
+
+    Args:
+        port: the gateway's, and the one above it its operators'; free ones are taken where these are not.
+    """
     supervisor = Supervisor(run_dir)
     try:
         apply_topics(kafka)
         log = KafkaEventLog(kafka, client_id="slipstream-demo")
         items = past.dataset.items
         stream_from = fill_log(log, items, past, len(items) + len(past))
-        gateway_port, admin_port, *replica_ports = [free_port() for _ in range(2 + _REPLICAS)]
+        gateway_port, admin_port = port_or_free(port), port_or_free(port + 1)
+        replica_ports = [free_port() for _ in range(_REPLICAS)]
         token = secrets.token_urlsafe(16)
         async with GatewayClient(
             f"http://127.0.0.1:{gateway_port}", f"http://127.0.0.1:{admin_port}", token
@@ -119,6 +125,17 @@ async def running(kafka: str, run_dir: Path, model_dir: Path, past: Timeline) ->
         supervisor.stop_all()
 
 
+def port_or_free(port: int) -> int:
+    """`port` where nobody listens on it on loopback, else one that is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return free_port()
+    return port
+
+
 def _start_processes(
     world: World,
     run_dir: Path,
@@ -133,7 +150,7 @@ def _start_processes(
         place = ["--port", str(port), "--replica-id", f"replica-{number}"]
         arguments = ["serve", "--engine", "vllm", *model, *common, *place]
         world.supervisor.start(f"replica-{number}", arguments, env=_ONE_THREAD)
-    start = ["--state", str(world.state), "--train-from", json.dumps(world.stream_from)]
+    start = ["--nice", "5", "--state", str(world.state), "--train-from", json.dumps(world.stream_from)]
     world.supervisor.start("trainer", ["train", *model, *common, *start])
     listen = ["--port", str(gateway_ports[0]), "--admin-port", str(gateway_ports[1])]
     replicas = [argument for url in world.replica_urls for argument in ("--replica", url)]
