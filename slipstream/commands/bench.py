@@ -105,8 +105,10 @@ def _markdown(document: dict) -> str:  # type: ignore[type-arg]
         "| what | measured | wanted | baseline |",
         "| --- | --- | --- | --- |",
     ]
-    for row in document["rows"]:
-        lines.append(f"| {row['name']} | {row['value']:.4g} {row['unit']} | {_goal(row)} | {row['baseline'] or ''} |")
+    lines += [
+        f"| {row['name']} | {row['value']:.4g} {row['unit']} | {_goal(row)} | {row['baseline'] or ''} |"
+        for row in document["rows"]
+    ]
     return "\n".join(lines) + "\n"
 
 

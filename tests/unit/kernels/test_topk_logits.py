@@ -65,7 +65,7 @@ def test_one_mask_for_all_rows(device: str) -> None:
 
 
 def test_ties_at_the_last_place_taken(device: str) -> None:
-    """Thirty distinct scores, each 30 times and better the later: the 64th place falls among equals, after evictions."""
+    """Thirty distinct scores, each 30 times: the 64th place falls among equals, after evictions."""
     hidden = torch.ones(1, 16)
     items = (torch.arange(900) * 7 % 30).float()[:, None].expand(900, 16).contiguous()
     _, numbers, _ = topk_logits_reference(hidden, items, 64, None)
