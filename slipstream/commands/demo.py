@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
+
+T = TypeVar("T")
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +38,6 @@ def demo(
     Exit code 1 when a process died or would not start (its log is named), 3 when a promise that does not depend on the
     machine's speed was broken.
     """
-    import asyncio
     import sys
     import tempfile
 
@@ -68,11 +72,11 @@ def demo(
         NotTrainedInTime, EventsRefused,
     )  # fmt: skip
     try:
-        report = asyncio.run(play(settings, console))
+        report = asyncio.run(_until_signal(play(settings, console)))
     except expected as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
-    except KeyboardInterrupt:
+    except (asyncio.CancelledError, KeyboardInterrupt):
         typer.echo("stopped; every process has ended", err=True)
         raise typer.Exit(130) from None
     if not keep:
@@ -82,3 +86,12 @@ def demo(
     if report.broken():
         typer.echo(f"broken: {', '.join(report.broken())}", err=True)
         raise typer.Exit(3)
+
+
+async def _until_signal(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`; Ctrl-C and SIGTERM cancel it, so that it ends what it started."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    return await task
