@@ -51,7 +51,7 @@ def add(encoding: Encoding, data: bytes, weight: float, out: Tensor) -> None:
     if encoding is Encoding.NONE or not out.numel():
         return
     if encoding is Encoding.DENSE:
-        out.add_(_dense(data, out.numel()).float(), alpha=weight)
+        out.add_(_dense(data, out.numel()), alpha=weight)
         return
     decompress_accumulate([_payload(data, out.numel())], out, [weight], accumulate=True)
 
@@ -75,12 +75,16 @@ def check(encoding: Encoding, data: bytes, num_elements: int) -> None:
 
 
 def _encode_dense(update: Tensor, residual: Tensor) -> Encoded:
-    total = update + residual
-    bad = ~torch.isfinite(total)
-    total = torch.where(bad, torch.nan_to_num(residual, 0.0, 0.0, 0.0), total)
-    sent = total.bfloat16()
-    torch.sub(total, sent.float(), out=residual)
-    return Encoded(Encoding.DENSE, to_bytes(sent), int(bad.sum()))
+    bad = 0
+    # One pass; a sum that is not finite is rare enough to look twice.
+    if not bool(torch.isfinite(update.sum())):
+        wrong = ~torch.isfinite(update)
+        bad = int(wrong.sum())
+        update = update.masked_fill(wrong, 0.0)
+    residual.add_(update)
+    sent = residual.bfloat16()
+    residual.sub_(sent)
+    return Encoded(Encoding.DENSE, to_bytes(sent), bad)
 
 
 def _payload(data: bytes, num_elements: int) -> Payload:
