@@ -89,12 +89,14 @@ class Launcher:
 
     Args:
         fault: a moment at which the first life of each kind's number 0 kills itself; see `online_trainer.fault_points`.
+        everywhere: every child's first life does.
     """
 
-    def __init__(self, config: GroupConfig, workers: int, fault: str = "") -> None:
+    def __init__(self, config: GroupConfig, workers: int, fault: str = "", everywhere: bool = False) -> None:
         self.deaths: list[tuple[str, int]] = []
         """Name and exit code of each child that died."""
         self._fault = fault
+        self._everywhere = everywhere
         self._config = config
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOAD)
@@ -127,7 +129,7 @@ class Launcher:
         return process.pid if process is not None else None
 
     def _start(self, child: _Child) -> None:
-        victim = child.number == (1 if self._fault.startswith("shard.") else 0)
+        victim = self._everywhere or child.number == (1 if self._fault.startswith("shard.") else 0)
         fault = self._fault if victim and child.lives == 0 else ""
         child.lives += 1
         child.process = self._context.Process(

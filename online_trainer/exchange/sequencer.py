@@ -126,8 +126,14 @@ class Sequencer:
     def ready(self) -> list[tuple[Order, list[Push]]]:
         """The orders that may be made now, in their order, each with its pushes; they count as applied."""
         found = []
+        fresh: set[str] = set()
         while (chosen := self._choose()) is not None:
-            found.append(self._order(chosen))
+            # Ids ordered in this call are in nobody's `seen` yet: a push that repeats one is refused after it.
+            distinct = [push for push in chosen if _add_distinct(push, fresh)]
+            if distinct:
+                found.append(self._order(distinct))
+            if len(distinct) < len(chosen):
+                break
         return found
 
     def refused(self) -> list[tuple[Push, Refused]]:
@@ -309,3 +315,12 @@ class Sequencer:
         member.become(WorkerState.LOST)
         self.held = [push for push in self.held if push.worker != worker]
         self.assignment.gone(worker)
+
+
+def _add_distinct(push: Push, fresh: set[str]) -> bool:
+    """Add the push's trained ids to `fresh`, unless one of them is there."""
+    ids = {row.event_id for row in push.rows if row.trained and row.event_id is not None}
+    if ids & fresh:
+        return False
+    fresh |= ids
+    return True

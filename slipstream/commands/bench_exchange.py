@@ -40,11 +40,14 @@ def exchange(
     from slipstream import logs
 
     logs.configure("warning")
-    from online_trainer.exchange.bench import both_rules, measure_exchange
+    from online_trainer.exchange.bench import both_rules, measure_exchange, toxiproxy_binary
     from online_trainer.exchange.choice import crossover_bytes_per_second, measure
     from online_trainer.exchange.messages import Rule
     from streams.broker import free_port
 
+    caps = cap if cap is not None else [0.0, 10.0, 1.0, 0.1]
+    if any(caps) and toxiproxy_binary() is None:
+        raise typer.BadParameter("needs toxiproxy, on the PATH or in $SLIPSTREAM_TOXIPROXY", param_hint="--cap")
     elements, rules = int(size), both_rules(Rule(slots=slots))
     costs = {name: measure(rule, elements) for name, rule in rules.items()}
     crossover = 8e-9 * crossover_bytes_per_second(costs["dense"], costs["compressed"], workers)
@@ -52,7 +55,7 @@ def exchange(
     for column in ("link", "encoding", "total", "encode", "link + owner", "decode", "pushed bytes", "pulled bytes"):
         table.add_column(column, justify="left" if column in ("link", "encoding") else "right")
     rows: list[dict[str, Any]] = []
-    for rate in cap if cap is not None else [0.0, 10.0, 1.0, 0.1]:
+    for rate in caps:
         link = f"{rate:g} Gb/s" if rate else "loopback"
         totals = {}
         for name, rule in rules.items():

@@ -30,6 +30,7 @@ class TrainerGroup:
         workers: int = 2,
         owners: int = 1,
         fault: str = "",
+        everywhere: bool = False,
         rule: Rule | None = None,
         slow_down: dict[int, float] | None = None,
         **settings: Any,
@@ -53,7 +54,7 @@ class TrainerGroup:
             log_level="warning",
             slow_down=slow_down or {},
         )
-        self.launcher = Launcher(config, workers, fault)
+        self.launcher = Launcher(config, workers, fault, everywhere)
         self.code: int | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

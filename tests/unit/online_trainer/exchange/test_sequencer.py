@@ -6,6 +6,8 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -201,3 +203,26 @@ def test_the_simulation_reaches_what_it_is_about() -> None:
     assert sum(len(group.order_indices) for group in groups) > 200
     assert max(max(group.staleness, default=0) for group in groups) >= BOUND - len(WORKERS)
     assert sum(group.sequencer.assignment.moves for group in groups) > 20
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_an_event_id_in_two_pushes_at_once_is_trained_by_one_of_them(synchronous: bool) -> None:
+    seen: set[str] = set()
+    sequencer = Sequencer({0: 0, 1: 0}, GroupSettings(staleness_bound=BOUND, synchronous=synchronous), seen)
+    workers = [Worker("a", 1), Worker("b", 1)]
+    for worker in workers:
+        sequencer.join(worker.name, 1, 0.0)
+    sequencer.assignment.aim({0: "a", 1: "b"})
+    for worker in workers:
+        sequencer.hear(worker.name, 1, sequencer.assignment.generation, 0.0)
+        sequencer.told(worker.name, idle=False)
+    row = LedgerRow(partition=0, offset=0, batch=1, trained=True, event_id="twice")
+    for partition, worker in enumerate(workers):
+        push = msgspec.structs.replace(push_of(worker, {partition: (0, 1)}), rows=[row])
+        assert sequencer.submit(push, 0.0) is None
+    ordered = [push.worker for _, pushes in sequencer.ready() for push in pushes]
+    assert len(ordered) == 1
+    seen.add("twice")
+    ((push, refused),) = sequencer.refused()
+    assert push.worker not in ordered
+    assert (refused.reason, refused.event_ids) == (Reason.DUPLICATE, ["twice"])

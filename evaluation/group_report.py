@@ -1,0 +1,202 @@
+"""Asynchronous or not, compressed or dense, with and without a straggler: runs, kept, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalogue.replay import Timeline
+from evaluation.group import Checkpoint, GroupRun, SimulatedGroup
+from online_trainer.exchange.messages import Rule
+from recommender.loading import Recommender, load_tensors
+from recommender.prequential import frozen
+from recommender.recipe import ONLINE, OnlineRecipe
+
+Floats = NDArray[np.float64]
+_CHECKPOINTS = 8
+_REACH = 0.98
+_RESAMPLES = 2000
+
+
+def runs(recipe: OnlineRecipe = ONLINE) -> list[GroupRun]:
+    """Side by side: equal workers, one of two four times slower, and one of three."""
+    dense = Rule(average=recipe.average, compressed=False)
+    compressed = Rule(average=recipe.average)
+    slow = {0: 4.0}
+    found: list[GroupRun] = []
+    for suffix, slowness in (("", {}), (", straggler", slow)):
+        found += [
+            GroupRun("sync" + suffix, rule=dense, synchronous=True, slow=dict(slowness)),
+            GroupRun("async" + suffix, rule=dense, slow=dict(slowness)),
+            GroupRun("async compressed" + suffix, rule=compressed, slow=dict(slowness)),
+        ]
+    return [
+        *found,
+        GroupRun("sync compressed", rule=compressed, synchronous=True),
+        GroupRun("sync of three, straggler", workers=3, rule=dense, synchronous=True, slow=dict(slow)),
+        GroupRun("async of three, straggler, balanced", workers=3, rule=dense, slow=dict(slow), balanced=True),
+    ]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One run: what its weights score on the events behind the backlog.
+
+    Attributes:
+        seconds, events: `[C]` of each checkpoint, virtual seconds and events trained.
+        ndcg: `[C, E]` NDCG@10 of each test event by the checkpoint's weights.
+        user: `[E]`.
+        sent_ratio: fp32 bytes over payload bytes.
+        mean_staleness: of its pushes.
+    """
+
+    seconds: Floats
+    events: Floats
+    ndcg: Floats
+    user: NDArray[np.int64]
+    sent_ratio: float
+    mean_staleness: float
+
+    @property
+    def final(self) -> Floats:
+        """`[E]` by the last weights."""
+        return self.ndcg[-1]
+
+    def seconds_to(self, level: float) -> float:
+        """Virtual seconds until the mean NDCG@10 first reaches `level`, between checkpoints by a straight line."""
+        means = self.ndcg.mean(axis=1)
+        for place, mean in enumerate(means):
+            if mean >= level:
+                if not place:
+                    return float(self.seconds[0])
+                part = (level - means[place - 1]) / (mean - means[place - 1])
+                return float(self.seconds[place - 1] + part * (self.seconds[place] - self.seconds[place - 1]))
+        return float("inf")
+
+
+def train(load: Callable[[], Recommender], line: Timeline, start: int, stop: int, run: GroupRun, seed: int) -> Trained:
+    """Train the events from `start` to `stop`, score those behind `stop`."""
+    group = SimulatedGroup(load(), line[:stop], start, run, seed=seed)
+    scorer = load()
+    seconds, events, scores = [], [], []
+    user: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def score(checkpoint: Checkpoint) -> None:
+        nonlocal user
+        load_tensors(scorer.model, group.layout.views(checkpoint.weights))
+        found = frozen(scorer, line, stop)
+        seconds.append(checkpoint.seconds)
+        events.append(float(checkpoint.events))
+        scores.append(found.ndcg)
+        user = found.user.astype(np.int64)
+
+    group.train(-(-(stop - start) // _CHECKPOINTS), score)
+    return Trained(
+        np.array(seconds), np.array(events), np.array(scores), user, group.dense_bytes / max(1, group.sent_bytes),
+        float(np.mean(group.staleness)),
+    )  # fmt: skip
+
+
+def kept(path: Path, make: Callable[[], Trained]) -> Trained:
+    """What an earlier, interrupted call has left at `path`, else made now and left there."""
+    if not path.exists():
+        made = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(temporary, **vars(made))
+        temporary.rename(path)
+    with np.load(path) as data:
+        fields: dict[str, Any] = dict(data.items())
+    fields["sent_ratio"], fields["mean_staleness"] = float(fields["sent_ratio"]), float(fields["mean_staleness"])
+    return Trained(**fields)
+
+
+def ratio(a: Sequence[Trained], b: Sequence[Trained], seed: int = 0) -> tuple[float, float]:
+    """Final NDCG@10 of `a` over `b`, one run a seed, events paired; and the 95 % interval's lower end.
+
+    Resamples (user, seed) pairs (percentile bootstrap, Efron 1979).
+    """
+    users = np.concatenate([one.user + 10**6 * number for number, one in enumerate(a)])
+    _, inverse = np.unique(users, return_inverse=True)
+    top = np.bincount(inverse, weights=np.concatenate([one.final for one in a]))
+    bottom = np.bincount(inverse, weights=np.concatenate([one.final for one in b]))
+    weights = np.random.default_rng(seed).multinomial(len(top), np.full(len(top), 1 / len(top)), size=_RESAMPLES)
+    return float(top.sum() / bottom.sum()), float(np.quantile((weights @ top) / (weights @ bottom), 0.025))
+
+
+Results = dict[str, list[Trained]]
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+    """The comparisons that the goals are about."""
+    out: list[dict[str, Any]] = []
+
+    def add(name: str, value: float, goal: float | None, baseline: str, unit: str = "ratio") -> None:
+        out.append(
+            {
+                "name": name,
+                "value": round(value, 5),
+                "unit": unit,
+                "goal": goal,
+                "better": "higher",
+                "baseline": baseline,
+            }
+        )
+
+    level = _REACH * float(np.mean([one.final.mean() for one in results["sync"]]))
+    for name, goal in (("async, straggler", 1.5), ("async compressed, straggler", 1.5)):
+        slow = [one.seconds_to(level) for one in results["sync, straggler"]]
+        fast = [one.seconds_to(level) for one in results[name]]
+        add(
+            f"time to {_REACH} of final, {name}",
+            float(np.median(slow)) / max(1e-9, float(np.median(fast))),
+            goal,
+            "sync, straggler",
+        )
+    for name, baseline in (
+        ("async, straggler", "sync"),
+        ("async compressed, straggler", "sync"),
+        ("sync compressed", "sync"),
+        ("async compressed", "sync"),
+    ):
+        value, low = ratio(results[name], results[baseline])
+        add(f"final NDCG@10, {name}", value, 0.995, baseline)
+        add(f"final NDCG@10, {name}, lower bound", low, 0.97, baseline)
+    for name, baseline, goal in (
+        ("async", "sync", 0.9),
+        ("async of three, straggler, balanced", "sync of three, straggler", 1.5),
+    ):
+        rate, base = (float(np.median([r.events[-1] / r.seconds[-1] for r in results[n]])) for n in (name, baseline))
+        add(f"throughput, {name}", rate / base, goal, baseline)
+    for name, found in results.items():
+        for number, one in enumerate(found):
+            add(f"NDCG@10, {name}, seed {number}", float(one.final.mean()), None, "", "ndcg")
+        add(f"mean staleness, {name}", float(np.mean([one.mean_staleness for one in found])), None, "", "orders")
+    add("payload bytes saved", float(np.mean([one.sent_ratio for one in results["async compressed"]])), None, "fp32")
+    return out
+
+
+def plot(results: Results, path: Path) -> None:
+    """NDCG@10 against virtual seconds, mean over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    for name, found in results.items():
+        until = min(one.seconds[-1] for one in found)
+        grid = np.linspace(0, until, 50)
+        means = np.mean([np.interp(grid, one.seconds, one.ndcg.mean(axis=1)) for one in found], axis=0)
+        axes.plot(grid, means, label=name, linestyle="--" if "straggler" in name else "-")
+    axes.set_xlabel("virtual seconds")
+    axes.set_ylabel("NDCG@10 on the events behind the backlog")
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
