@@ -93,9 +93,9 @@ class Worker:
         if self._idle:
             # It was not waited for: take in what was ordered meanwhile, and be waited for from now on.
             self._idle = False
+            planned_by = self._intake
             self._follow(self.exchange.sync(idle=False, waiting=self._waiting()))
-            plan = self._plan(0.0)
-            if plan is None:
+            if self._intake is not planned_by:
                 return False
         reach(FaultPoint.WORKER_PLANNED)
         self._train(plan)

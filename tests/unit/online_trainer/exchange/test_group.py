@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -56,3 +57,20 @@ def test_two_workers_train_every_event_once_and_hold_the_owners_weights(
     manifest = group.store.manifest("tiny", group.store.versions("tiny")[-1])
     assert manifest.events_trained == EVENTS
     assert sum(manifest.offsets.values()) == EVENTS
+
+
+def test_a_single_event_is_trained_once_it_has_lingered(group: Group) -> None:
+    owner = group.owner(stop_at_end=False, linger_seconds=0.3)
+    _, thread, patience = group.worker("a", linger_seconds=0.3)
+    assert group.process is not None
+    for number in range(3):
+        group.send(click(number))
+        deadline = time.monotonic() + 10
+        while sum(group.process.owner.sequencer.offsets.values()) <= number:
+            assert time.monotonic() < deadline, "it waits for more"
+            time.sleep(0.02)
+    patience.stop()
+    thread.finish()
+    group.owner_patience.stop()
+    owner.finish()
+    assert trained(group) == Counter({"e0", "e1", "e2"})
