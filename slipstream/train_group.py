@@ -275,14 +275,10 @@ def guarded(target: Callable[[GroupConfig, int], int], config: GroupConfig, numb
         return code
 
 
-def _main(target: Callable[[GroupConfig, int], int], config: GroupConfig, number: int, fault: str) -> None:
-    """In the child."""
-    os.environ[fault_points.VARIABLE] = fault
+def run_in_this_process(target: Callable[[GroupConfig, int], int], config: GroupConfig, number: int) -> int:
+    """Set the process up as every one of a group is, and run `target` in it; the exit code."""
     # numba's threads are OpenMP's, and so torch's: its pool would otherwise set torch back to every core.
     os.environ["NUMBA_NUM_THREADS"] = str(config.threads)
-    if sys.platform == "linux":
-        # The fork server ends when the launcher does; then this process is asked to end in order.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     import torch
 
     from slipstream import logs
@@ -291,7 +287,16 @@ def _main(target: Callable[[GroupConfig, int], int], config: GroupConfig, number
     structlog.contextvars.bind_contextvars(process=f"{target.__name__.removeprefix('run_')}-{number}")
     os.nice(config.nice)
     torch.set_num_threads(config.threads)
-    sys.exit(guarded(target, config, number))
+    return guarded(target, config, number)
+
+
+def _main(target: Callable[[GroupConfig, int], int], config: GroupConfig, number: int, fault: str) -> None:
+    """In the child."""
+    os.environ[fault_points.VARIABLE] = fault
+    if sys.platform == "linux":
+        # The fork server ends when the launcher does; then this process is asked to end in order.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    sys.exit(run_in_this_process(target, config, number))
 
 
 def _observed(config: GroupConfig, number: int) -> tuple[TrainerMetrics, Patience]:

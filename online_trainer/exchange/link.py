@@ -49,7 +49,7 @@ class Keys:
         return cls(*pairs[0], *pairs[1])
 
 
-def require_keys_off_loopback(address: str, keys: Keys | None) -> None:
+def require_keys_off_loopback(address: str, keys: object) -> None:
     """Raises ValueError for an address that others can reach, without keys."""
     host = urlsplit(address).hostname or ""
     try:

@@ -59,6 +59,8 @@ def train(
     fragments: Annotated[int, typer.Option(min=1, help="A push carries one of so many parts of the weights.")] = 1,
     staleness: Annotated[int, typer.Option(min=1, help="Most pushes between a push and the weights behind it.")] = 16,
     lease_seconds: Annotated[float, typer.Option(help="A worker that is silent so long is lost.")] = 5.0,
+    listen: Annotated[str, typer.Option(metavar="HOST", help="Several workers: where owners listen.")] = "127.0.0.1",
+    listen_port: Annotated[int, typer.Option(help="Owner 0's, the others' behind it; 0: free ones.")] = 0,
     exchange_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="32 random bytes that owners and workers share.")
     ] = None,
@@ -96,11 +98,16 @@ def train(
         import signal
 
         from online_trainer import fault_points
+        from online_trainer.exchange.link import require_keys_off_loopback
         from online_trainer.exchange.messages import Rule
         from online_trainer.exchange.sequencer import GroupSettings
         from slipstream.train_group import GroupConfig, Launcher
         from streams.broker import free_port
 
+        try:
+            require_keys_off_loopback(f"tcp://{listen}:1", exchange_key)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--listen") from error
         rule = Rule(
             compressed=compress,
             slots=slots,
@@ -122,7 +129,9 @@ def train(
             model_dir=model_dir,
             kafka=kafka,
             releases=releases,
-            addresses=tuple(f"tcp://127.0.0.1:{free_port()}" for _ in range(owners)),
+            addresses=tuple(
+                f"tcp://{listen}:{listen_port + number if listen_port else free_port()}" for number in range(owners)
+            ),
             key=exchange_key,
             threads=threads,
             nice=nice,
