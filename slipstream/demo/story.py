@@ -94,6 +94,7 @@ async def _loop(world: World, future: Timeline, past: Timeline, traffic: Traffic
         f"{traffic.quiet_seconds:g} s with the rollout paused, {traffic.swap_seconds:g} s with releases swapping"
     )
     phases = await run_phases(world.gateway, world.replica_urls, stream, traffic)
+    world.keep_answers(phases.answers)
     logged = await asyncio.to_thread(read_events, world.log)
     await _all_trained(world, stream, logged)
     world.supervisor.check()

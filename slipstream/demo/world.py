@@ -9,11 +9,14 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from catalogue.replay import Timeline
+from loadtest.answers import Answer
 from releases.fsspec_store import FsspecReleaseStore
 from slipstream.demo.gateway_client import GatewayClient
 from slipstream.demo.warm_up import fill_log
@@ -52,6 +55,11 @@ class World:
     state: Path
     gateway: GatewayClient
     replica_urls: list[str]
+
+    def keep_answers(self, answers: Iterable[Answer]) -> None:
+        """Write every answer beside the logs, as JSON lines, for whoever wants to look at one."""
+        lines = (msgspec.json.encode(answer) + b"\n" for answer in answers)
+        (self.supervisor.log_dir / "answers.jsonl").write_bytes(b"".join(lines))
 
     async def wait_ready(self) -> None:
         """Until replicas and gateway answer. Raises ProcessDied or NotReadyInTime."""
