@@ -125,7 +125,7 @@ def measure_exchange(
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        address = stack.enter_context(_owner(rule, num_elements, folder))
+        address = stack.enter_context(owner_in_thread(rule, num_elements, folder))
         addresses, proxy = [address] * workers, None
         if link_bytes_per_second:
             binary = toxiproxy_binary()
@@ -195,8 +195,8 @@ def _push_all(exchanges: list[AsynchronousExchange], pushes: int, seed: int) -> 
 
 
 @contextlib.contextmanager
-def _owner(rule: Rule, num_elements: int, folder: Path) -> Iterator[str]:
-    """An owner in a thread; its address."""
+def owner_in_thread(rule: Rule, num_elements: int, folder: Path) -> Iterator[str]:
+    """An owner of nothing but zeros, in a thread; its address. For measurements and tests."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     socket, address = listen(context, "tcp://127.0.0.1:0", None)
     state = StateFolder(folder / "state")

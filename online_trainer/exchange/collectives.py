@@ -15,6 +15,8 @@ from kernels.decompress_accumulate import decompress_accumulate
 from kernels.payload import CompressionSpec, Payload
 
 Group = dist.ProcessGroup | None
+# torch 2.13 renamed it; 2.11 has the old name only.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 def dense_mean(update: Tensor, group: Group = None) -> torch.futures.Future[Tensor]:
@@ -34,7 +36,7 @@ def compressed_mean(
     size = dist.get_world_size(group)
     sent = compress(update, residual, spec).payload
     received = torch.empty(size * sent.num_bytes, dtype=torch.uint8, device=sent.buffer.device)
-    work = dist.all_gather_into_tensor(received, sent.buffer, group=group, async_op=True)
+    work = _all_gather(received, sent.buffer, group=group, async_op=True)
 
     def decode(future: torch.futures.Future[Tensor]) -> Tensor:
         future.wait()
