@@ -10,7 +10,7 @@ import msgspec
 import stamina
 
 from contracts import wire
-from contracts.release import ModelName, ReleaseManifest
+from contracts.release import ModelName, ReleaseKind, ReleaseManifest
 from releases.bundle import RawTensor, ReleaseCorrupt, WeightBundle
 from releases.delta import apply_delta
 from releases.files import open_files
@@ -31,7 +31,7 @@ class FsspecReleaseStore(ReleaseStore):
 
     def __init__(self, root_url: str, **storage_options: Any) -> None:
         self.root_url = root_url
-        self._newest_read: dict[str, WeightBundle] = {}
+        self._newest_read: dict[str, tuple[ReleaseManifest, WeightBundle]] = {}
         self._files = open_files(root_url, storage_options)
 
     @stamina.retry(on=FileExistsError, attempts=20, timeout=30, wait_initial=0.01, wait_max=1)
@@ -86,16 +86,17 @@ class FsspecReleaseStore(ReleaseStore):
         if manifest.patch is not None and manifest.base_version is not None:
             WeightBundle(msgspec.structs.replace(manifest, tensors=manifest.patch), bundle.tensors).verify()
             base = self._base(model, manifest.base_version)
-            bundle = WeightBundle(manifest, apply_delta(base.tensors, bundle.tensors))
+            whole = msgspec.structs.replace(manifest, kind=ReleaseKind.FULL, base_version=None, patch=None)
+            bundle = WeightBundle(whole, apply_delta(base.tensors, bundle.tensors))
         bundle.verify()
-        self._newest_read[model] = bundle
+        self._newest_read[model] = (manifest, bundle)
         return bundle
 
     def _base(self, model: str, version: int) -> WeightBundle:
         """A delta's base: the release read last, most often; else it is read, down to its anchor."""
         last = self._newest_read.get(model)
-        if last is not None and last.manifest == self.manifest(model, version):
-            return last
+        if last is not None and last[0] == self.manifest(model, version):
+            return last[1]
         return self.read(model, version)
 
     def versions(self, model: str) -> list[int]:

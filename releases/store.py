@@ -50,7 +50,9 @@ class ReleaseStore(ABC):
 
     @abstractmethod
     def read(self, model: str, version: int) -> WeightBundle:
-        """The whole weights of a release, a delta's put together from its anchor on, with every checksum verified.
+        """The whole weights of a release, with every checksum verified.
+
+        A delta's are put together from its anchor on; its manifest here is that of a full release.
 
         Raises:
             ReleaseMissing, ReleaseCorrupt: of this release, or of one that it stands on.

@@ -91,6 +91,8 @@ def chain(tmp_path: Path) -> list[dict[str, RawTensor]]:
 def test_a_reader_that_lags_ends_bit_identical(chain: list[dict[str, RawTensor]], tmp_path: Path) -> None:
     fresh = FsspecReleaseStore(str(tmp_path))
     assert fresh.read("m", 4).tensors == chain[3]
+    assert fresh.manifest("m", 4).kind is ReleaseKind.DELTA
+    assert fresh.read("m", 4).manifest.kind is ReleaseKind.FULL, "an engine needs not know of deltas"
     assert fresh.read("m", 2).tensors == chain[1]
     following = FsspecReleaseStore(str(tmp_path))
     for version in (1, 2, 3, 4):
