@@ -1,0 +1,69 @@
+"""The simulated group: every event once, the clock as it is told, and a run that can be repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from catalogue.datasets import Dataset
+from catalogue.replay import split, timeline
+from evaluation.group import Checkpoint, GroupRun, SimulatedGroup
+from evaluation.group_report import Trained, kept, ratio
+from online_trainer.exchange.messages import Rule
+from recommender.initialise import preset_recommender
+from recommender.recipe import ONLINE
+
+RECIPE = msgspec.structs.replace(ONLINE, replay_windows=2)
+SMALL = {"batch_events": 8, "seconds_per_event": 0.01}
+
+
+def trained(walkers: Dataset, run: GroupRun) -> tuple[SimulatedGroup, list[Checkpoint]]:
+    line = timeline(walkers, seed=0)
+    start = len(split(line, 0.8)[0])
+    group = SimulatedGroup(preset_recommender("tiny", walkers.items, seed=1), line, start, run, RECIPE)
+    checkpoints: list[Checkpoint] = []
+    group.train(100, checkpoints.append)
+    assert group.events == len(line) - start
+    assert sorted(group.ndcg) == list(range(start, len(line)))
+    return group, checkpoints
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_every_event_is_trained_once_and_a_run_repeats_itself(walkers: Dataset, synchronous: bool) -> None:
+    run = GroupRun("x", rule=Rule(average=RECIPE.average), synchronous=synchronous, **SMALL)  # type: ignore[arg-type]
+    group, checkpoints = trained(walkers, run)
+    again, _ = trained(walkers, run)
+    assert torch.equal(group.replica.weights, again.replica.weights)
+    assert group.ndcg == again.ndcg
+    assert not torch.equal(checkpoints[0].weights, checkpoints[-1].weights)
+    assert max(group.staleness) == (0 if synchronous else 1)
+    assert group.dense_bytes / group.sent_bytes > 100
+
+
+def test_a_straggler_holds_up_a_round_and_not_an_asynchronous_group(walkers: Dataset) -> None:
+    rule = Rule(average=RECIPE.average)
+    rounds, _ = trained(walkers, GroupRun("s", rule=rule, synchronous=True, slow={0: 4.0}, **SMALL))  # type: ignore[arg-type]
+    free, _ = trained(walkers, GroupRun("a", rule=rule, slow={0: 4.0}, balanced=True, **SMALL))  # type: ignore[arg-type]
+    assert free.seconds < 0.8 * rounds.seconds
+
+
+def outcome(ndcg: float) -> Trained:
+    scores = np.linspace(0, 2 * ndcg, 60)
+    return Trained(
+        np.array([0.0, 10.0]), np.array([0.0, 60.0]), np.stack([scores / 2, scores]), np.arange(60) // 6, 2.0, 0.5
+    )
+
+
+def test_times_and_ratios_are_what_they_say(tmp_path: Path) -> None:
+    better, worse = outcome(0.2), outcome(0.1)
+    assert better.seconds_to(0.15) == pytest.approx(5.0)
+    assert better.seconds_to(0.3) == float("inf")
+    value, low = ratio([better, better], [worse, worse])
+    assert value == pytest.approx(2.0) and low == pytest.approx(2.0)
+    first = kept(tmp_path / "a.npz", lambda: better)
+    second = kept(tmp_path / "a.npz", lambda: pytest.fail("it was made already"))
+    assert np.array_equal(first.final, second.final) and second.mean_staleness == 0.5
