@@ -10,8 +10,8 @@ from typing import Any, Self
 import httpx2
 
 from contracts.recommendation import RecommendationAnswer
-from contracts.replica import ChecksumReport
-from contracts.wire import decode
+from contracts.replica import ChecksumReport, RankAnswer, RankRequest
+from contracts.wire import decode, encode
 
 
 class NotReadyInTime(Exception):
@@ -58,6 +58,13 @@ class GatewayClient:
     async def resume(self) -> None:
         """Roll the newest release out, and those after it."""
         await self._admin("resume")
+
+    async def rank(self, replica_url: str, history: list[str]) -> RankAnswer:
+        """What a replica's weights give for a history, asked past the gateway; nothing of it is ranked again."""
+        request = RankRequest(request_id="demo", history=history, exclude=history)
+        response = await self._http.post(f"{replica_url}/v1/rank", content=encode(request))
+        response.raise_for_status()
+        return decode(response.content, RankAnswer)
 
     async def checksum(self, replica_url: str) -> ChecksumReport:
         """What a replica's memory holds."""

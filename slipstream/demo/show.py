@@ -9,13 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.recommendation import RecommendationAnswer
+from contracts.replica import RankAnswer
 
 _TITLE_WIDTH = 44
 
 
-def list_table(title: str, answer: RecommendationAnswer, titles: Mapping[str, str], before: Sequence[str]) -> Table:
+def list_table(
+    title: str, answer: RecommendationAnswer | RankAnswer, titles: Mapping[str, str], before: Sequence[str]
+) -> Table:
     """An answer as a table; items that `before` does not hold are marked new, others by how they moved."""
-    made_by = f"weights v{answer.model_version}" if answer.model_version else f"popularity ({answer.fallback})"
+    made_by = f"weights v{answer.model_version}" if answer.model_version else "popularity"
     table = Table(title=f"{title} · {made_by}", title_justify="left", show_header=False, min_width=_TITLE_WIDTH + 8)
     for rank, item in enumerate(answer.items):
         table.add_row(

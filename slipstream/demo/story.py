@@ -88,13 +88,14 @@ def _model_folder(settings: DemoSettings) -> Path:
 async def _loop(world: World, future: Timeline, past: Timeline, traffic: Traffic, console: Console) -> Evidence:
     shown, events = _shown_user(past, future)
     stream = EventStream(world.gateway.url, events)
-    await _show_learning(world, stream, shown, past, console)
+    listed = await _show_learning(world, stream, shown, past, console)
     console.print(
         f"[bold]4[/] load: {traffic.request_rate:g} requests/s and {traffic.event_rate:g} events/s, "
         f"{traffic.quiet_seconds:g} s with the rollout paused, {traffic.swap_seconds:g} s with releases swapping"
     )
     phases = await run_phases(world.gateway, world.replica_urls, stream, traffic)
     world.keep_answers(phases.answers)
+    await _show_again(world, stream, shown, listed, past, console)
     logged = await asyncio.to_thread(read_events, world.log)
     await _all_trained(world, stream, logged)
     world.supervisor.check()
@@ -109,7 +110,10 @@ def _shown_user(past: Timeline, future: Timeline) -> tuple[str, list[Event]]:
     return events[first].user_id, [events[first], *events[:first], *events[first + 1 :]]
 
 
-async def _show_learning(world: World, stream: EventStream, user_id: str, past: Timeline, console: Console) -> None:
+async def _show_learning(
+    world: World, stream: EventStream, user_id: str, past: Timeline, console: Console
+) -> list[str]:
+    """Print the list before a click, after it, and by weights that learned from it; returns the last."""
     titles = {item.item_id: item.title for item in past.dataset.items}
     before = await world.gateway.recommend(user_id)
     async with aiohttp.ClientSession() as session:
@@ -130,6 +134,20 @@ async def _show_learning(world: World, stream: EventStream, user_id: str, past: 
             list_table(f"{seconds:.1f} s later (weights)", learned, titles, middle),
         ],
     )
+    return [item.item_id for item in learned.items]
+
+
+async def _show_again(
+    world: World, stream: EventStream, user_id: str, listed: list[str], past: Timeline, console: Console
+) -> None:
+    """Print what the same history gives by the weights that the stream has left: the change is theirs alone."""
+    dataset = past.dataset
+    taken = past.item[past.user == dataset.users.index(user_id)]
+    history = [*(dataset.item_ids[item] for item in taken), stream.events[0].item_id]
+    answer = await world.gateway.rank(world.replica_urls[0], history)
+    titles = {item.item_id: item.title for item in dataset.items}
+    title = f"user {user_id}, the same history, {stream.posted:,} events later"
+    print_lists(console, [list_table(title, answer, titles, listed)])
 
 
 async def _all_trained(world: World, stream: EventStream, logged: LoggedEvents) -> None:

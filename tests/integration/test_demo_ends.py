@@ -1,0 +1,53 @@
+"""Ctrl-C ends a demo and every process that it started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+def _processes_of(run_dir: str) -> list[str]:
+    """Command lines that name a file of the run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = " ".join(process.cmdline())
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        if run_dir in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_ends_all_of_it(number: signal.Signals, tmp_path: Path) -> None:
+    cache, said = tmp_path / "cache", tmp_path / "said"
+    environment = {**os.environ, "SLIPSTREAM_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    with said.open("wb") as output:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "slipstream.cli", "demo", "--pretrain-epochs", "0.1"],
+            env=environment,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while len(_processes_of(str(cache / "demo"))) < 3:  # trainer and replicas: the gateway's line names no file
+            assert demo.poll() is None and time.monotonic() < deadline, said.read_text()
+            time.sleep(0.1)
+        demo.send_signal(number)
+        assert demo.wait(60) == 130, said.read_text()
+    finally:
+        demo.kill()
+        demo.wait()
+    assert "every process has ended" in said.read_text()
+    assert _processes_of(str(cache)) == []
