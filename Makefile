@@ -5,7 +5,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu lint format loadtest bench clean
+.PHONY: help install demo test test-faults test-gpu lint format loadtest bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ demo: install ## Run the whole loop on real data and show what it learned (ARGS=
 
 test: install ## Run every test that a CPU can run; starts and ends what they need
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-faults: install ## Kill a group of trainers at every named moment, on Apache Kafka ($KAFKA_HOME), and show the verdicts
+	@SLIPSTREAM_FAULTS=all SLIPSTREAM_REQUIRE_KAFKA=1 $(BIN)/python -m pytest tests/integration/test_trainer_group.py $(ARGS)
 
 test-gpu: ## Run the GPU tests with the python on the PATH (needs torch with CUDA, and vLLM for its part)
 	python -m pytest tests/gpu -m gpu $(ARGS)
