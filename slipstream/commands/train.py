@@ -95,10 +95,7 @@ def train(
         learning_rate=learning_rate,
     )
     if workers > 1:
-        import dataclasses
         import signal
-
-        import msgspec
 
         from online_trainer import fault_points
         from online_trainer.exchange.link import require_keys_off_loopback
@@ -125,11 +122,8 @@ def train(
             lease_seconds=lease_seconds,
             batch_events=batch_events,
         )
-        # Together the workers see the past again as often as one alone would: it is most of a step's time.
-        recipe = settings.recipe
-        shared = msgspec.structs.replace(recipe, replay_windows=-(-recipe.replay_windows // workers))
         config = GroupConfig(
-            settings=dataclasses.replace(settings, recipe=shared),
+            settings=settings,
             group=group,
             rule=rule,
             model_dir=model_dir,
