@@ -78,7 +78,8 @@ def test_online_learns_by_the_trainers_learner_and_frozen_does_not(walkers: Data
 
 def test_online_learns_new_items_too(late_items: Dataset) -> None:
     line = timeline(late_items, 0)
-    settings = OnlineSettings(1, recipe=OnlineRecipe(replay_windows=0, average=0.0, learning_rate=0.01))
+    recipe = OnlineRecipe(replay_windows=0, average=0.0, learning_rate=0.01, betas=(0.9, 0.999), weight_decay=0.0)
+    settings = OnlineSettings(1, recipe=recipe)
     scorer = OnlineScorer(newborn(line[:360], "tiny", 0), line[:360], settings)
     record = prequential(scorer, line, 360).masked
     births = record.position % 10 == 0
