@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+from streams.broker import die_with_parent
 
 
 class ProcessDied(Exception):
@@ -57,7 +56,7 @@ class Supervisor:
                 stderr=output,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=die_with_parent(signal.SIGTERM),
             )
         process = Process(name, log, popen)
         self.processes.append(process)
@@ -95,8 +94,3 @@ def tail(path: Path, lines: int = 15) -> str:
     """The last `lines` lines of a log."""
     text = path.read_text(errors="replace") if path.exists() else ""
     return "\n".join(text.splitlines()[-lines:])
-
-
-def _end_with_parent() -> None:
-    """In the child, before exec: be sent SIGTERM when the parent dies (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -30,12 +30,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """A `preexec_fn` that has Linux kill the child when the thread that started it ends; None elsewhere."""
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], None] | None:
+    """A `preexec_fn` that has Linux signal the child when the thread that started it ends; None elsewhere."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None).prctl  # loaded before the fork: after it, only async-signal-safe calls are sound
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return lambda: prctl(_PR_SET_PDEATHSIG, number)
 
 
 class TansuBroker:
