@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import structlog
 import zmq
 from torch import Tensor
@@ -33,6 +34,7 @@ from online_trainer.exchange.messages import (
     Part,
     Payloads,
     Push,
+    PushCost,
     Pushed,
     Ranges,
     Reason,
@@ -90,6 +92,7 @@ class _Pending:
     push: Push
     parts: list[payloads.Encoded]
     residual_before: Tensor
+    encode_seconds: float
 
 
 class AsynchronousExchange(GradientExchange):
@@ -135,6 +138,8 @@ class AsynchronousExchange(GradientExchange):
         self._told = Traffic(0, 0, 0.0)
         self.nonfinite = 0
         self.encode_seconds = 0.0
+        self.cost: PushCost | None = None
+        """Of the last push that was ordered."""
         self.on_wait: Callable[[], None] | None = None
         """Called once a push is on its way, before its answer is waited for: work to hide the exchange behind."""
 
@@ -240,8 +245,9 @@ class AsynchronousExchange(GradientExchange):
         )
 
     def _prepare(self, update: Tensor | None, covered: Covered) -> _Pending:
-        before = self._residual.clone()
         started = time.perf_counter()
+        before = self._residual.clone()
+        rule = self._encoding_rule()
         size = self._weights.numel()
         start, stop = 0, size
         if update is not None and self.rule.fragments > 1:
@@ -254,9 +260,11 @@ class AsynchronousExchange(GradientExchange):
             if update is None or first >= last:
                 parts.append(payloads.Encoded(Encoding.NONE, b"", 0))
             else:
-                parts.append(payloads.encode(update[first:last], self._residual[first:last], self.rule))
+                parts.append(payloads.encode(update[first:last], self._residual[first:last], rule))
         self.nonfinite += sum(part.nonfinite for part in parts)
-        self.encode_seconds += time.perf_counter() - started
+        norm = float(self._residual.norm())
+        seconds = time.perf_counter() - started
+        self.encode_seconds += seconds
         push = Push(
             worker=self.worker,
             incarnation=self.incarnation,
@@ -268,11 +276,16 @@ class AsynchronousExchange(GradientExchange):
             encoding=self._encoding(parts),
             start=start,
             stop=stop if update is not None else start,
-            residual_norm=float(self._residual.norm()),
+            residual_norm=norm,
             waiting=covered.waiting,
-            measured=covered.measured,
+            measured=msgspec.structs.replace(covered.measured, cost=self.cost),
         )
-        return _Pending(push, parts, before)
+        return _Pending(push, parts, before, seconds)
+
+    def _encoding_rule(self) -> Rule:
+        """The rule, encoded as the coordinator says."""
+        word = self.news.compressed
+        return self.rule if word is None else msgspec.structs.replace(self.rule, compressed=word)
 
     @staticmethod
     def _encoding(parts: list[payloads.Encoded]) -> Encoding:
@@ -280,6 +293,7 @@ class AsynchronousExchange(GradientExchange):
 
     def _deliver(self, pending: _Pending, first: bool) -> int:
         """Store the other shards' parts, push, take the answer. Raises _Again to be called again, PushUndone."""
+        sent_at = time.perf_counter()
         for number, part in enumerate(pending.parts[1:], start=1):
             if part.data:
                 self._store(number, pending.push, part)
@@ -293,8 +307,16 @@ class AsynchronousExchange(GradientExchange):
         reach(FaultPoint.WORKER_ANSWERED)
         if isinstance(reply, News):
             self.seq = pending.push.seq
+            answered_at = time.perf_counter()
             self._take(reply, data, pending)
             self._pending = None
+            if pending.push.encoding is not Encoding.NONE:
+                self.cost = PushCost(
+                    compressed=pending.push.encoding is Encoding.COMPRESSED,
+                    encode_seconds=pending.encode_seconds,
+                    link_seconds=max(0.0, answered_at - sent_at - reply.held_seconds),
+                    decode_seconds=time.perf_counter() - answered_at,
+                )
             assert reply.ordered is not None, "the answer to a push names its order"  # noqa: S101
             return reply.ordered
         self._refused(reply, pending)
@@ -314,7 +336,7 @@ class AsynchronousExchange(GradientExchange):
             covered = Covered(pending.push.ranges, pending.push.rows, pending.push.waiting, pending.push.measured)
             self._pending = None
             again = self._prepare(update, covered)
-            pending.push, pending.parts = again.push, again.parts
+            pending.push, pending.parts, pending.encode_seconds = again.push, again.parts, again.encode_seconds
             self._pending = pending
         elif reply.reason in (Reason.NOT_YOURS, Reason.DUPLICATE, Reason.SEQUENCE):
             _log.warning("push_undone", reason=reply.reason.value, detail=reply.detail)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -21,8 +22,9 @@ import torch
 import zmq
 
 from online_trainer.exchange.asynchronous import AsynchronousExchange
+from online_trainer.exchange.choice import EncodingChoice
 from online_trainer.exchange.link import listen
-from online_trainer.exchange.messages import Rule
+from online_trainer.exchange.messages import PushCost, Rule
 from online_trainer.exchange.metrics import ExchangeMetrics
 from online_trainer.exchange.owner import Identity, Owner
 from online_trainer.exchange.replica import Replica
@@ -37,12 +39,12 @@ _VARIABLE = "SLIPSTREAM_TOXIPROXY"
 
 @dataclass(frozen=True)
 class ExchangeCost:
-    """Of one push and the pull with it, seconds and bytes, mean over workers and pushes.
+    """Of one push and the pull with it: seconds, medians over workers and pushes; bytes, means.
 
     Attributes:
         total_seconds: from the finished update to the new weights.
-        encode_seconds, decode_seconds: its parts on the worker; `link_seconds` is the rest: sockets, and the owner's
-            write, apply and answer.
+        encode_seconds, decode_seconds: its parts on the worker; `link_seconds`: sockets, and the owner's write, apply
+            and answer, without what it let the push wait for others.
         pushed_bytes, pulled_bytes: by the proxy's counters of its sockets; by the worker's count with ZMTP's framing
             where there is no proxy.
     """
@@ -123,9 +125,44 @@ def measure_exchange(
         link_bytes_per_second: of each worker's link, both ways; 0 for plain loopback.
         free_port: gives a TCP port.
     """
+    with _group(rule, num_elements, workers, link_bytes_per_second, free_port) as (_, exchanges, proxy):
+        return _run(exchanges, pushes, proxy)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a group chose by itself, and the seconds of a push that it measured of both encodings."""
+
+    compressed: bool
+    dense_seconds: float
+    compressed_seconds: float
+
+
+def measure_choice(rule: Rule, num_elements: int, workers: int, link_bytes_per_second: float, free_port: Any) -> Chosen:
+    """Workers push, as the coordinator says, until it has chosen; arguments as of `measure_exchange`.
+
+    Raises:
+        RuntimeError: no choice after many pushes.
+    """
+    rule = msgspec.structs.replace(rule, choose=True)
+    with _group(rule, num_elements, workers, link_bytes_per_second, free_port) as (owner, exchanges, _):
+        assert owner.choice is not None, "the rule says so"  # noqa: S101
+        for seed in range(10 * EncodingChoice.TRIES):
+            _push_all(exchanges, 1, seed)
+            if owner.choice.settled is not None:
+                return Chosen(owner.choice.settled, owner.choice.seconds(False), owner.choice.seconds(True))
+    raise RuntimeError("the coordinator has not chosen")
+
+
+@contextlib.contextmanager
+def _group(
+    rule: Rule, num_elements: int, workers: int, link_bytes_per_second: float, free_port: Any
+) -> Iterator[tuple[Owner, list[AsynchronousExchange], Toxiproxy | None]]:
+    """An owner, and workers that have joined over links of that rate."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        address = stack.enter_context(owner_in_thread(rule, num_elements, folder))
+        owner = stack.enter_context(owner_in_thread(rule, num_elements, folder))
+        address = owner.identity.shards[0]
         addresses, proxy = [address] * workers, None
         if link_bytes_per_second:
             binary = toxiproxy_binary()
@@ -135,26 +172,26 @@ def measure_exchange(
             stack.callback(proxy.close)
             upstream = address.removeprefix("tcp://")
             addresses = [proxy.link(f"w{n}", upstream, free_port(), link_bytes_per_second) for n in range(workers)]
-        return _run(addresses, rule, num_elements, pushes, proxy)
+        exchanges = []
+        for number, one in enumerate(addresses):
+            exchange = AsynchronousExchange(f"w{number}", torch.zeros(num_elements), None, "bench", "bench", one)
+            exchange.join()
+            exchanges.append(exchange)
+        try:
+            yield owner, exchanges, proxy
+        finally:
+            for exchange in exchanges:
+                exchange.close()
 
 
-def _run(addresses: list[str], rule: Rule, num_elements: int, pushes: int, proxy: Toxiproxy | None) -> ExchangeCost:
-    exchanges = []
-    for number, address in enumerate(addresses):
-        exchange = AsynchronousExchange(f"w{number}", torch.zeros(num_elements), None, "bench", "bench", address)
-        exchange.join()
-        exchanges.append(exchange)
+def _run(exchanges: list[AsynchronousExchange], pushes: int, proxy: Toxiproxy | None) -> ExchangeCost:
     _push_all(exchanges, 2, seed=0)
     told = [exchange.traffic for exchange in exchanges]
-    for exchange in exchanges:
-        exchange.encode_seconds = 0.0
-    seconds = _push_all(exchanges, pushes, seed=1)
+    costs = _push_all(exchanges, pushes, seed=1)
     count = len(exchanges) * pushes
     now = [exchange.traffic for exchange in exchanges]
     sent = sum(a.sent_bytes - b.sent_bytes for a, b in zip(now, told, strict=True))
     received = sum(a.received_bytes - b.received_bytes for a, b in zip(now, told, strict=True))
-    waited = sum(a.waited_seconds - b.waited_seconds for a, b in zip(now, told, strict=True))
-    encode = sum(exchange.encode_seconds for exchange in exchanges)
     for exchange in exchanges:
         exchange.leave()
         exchange.close()
@@ -162,41 +199,40 @@ def _run(addresses: list[str], rule: Rule, num_elements: int, pushes: int, proxy
         up, down = proxy.counted_when_closed(len(exchanges))
         sent = round(up) - sum(traffic.sent_bytes for traffic in told)
         received = round(down) - sum(traffic.received_bytes for traffic in told)
-    total = sum(seconds)
     return ExchangeCost(
-        total_seconds=total / count,
-        encode_seconds=encode / count,
-        link_seconds=waited / count,
-        decode_seconds=max(0.0, total - encode - waited) / count,
+        total_seconds=statistics.median(cost.seconds for cost in costs),
+        encode_seconds=statistics.median(cost.encode_seconds for cost in costs),
+        link_seconds=statistics.median(cost.link_seconds for cost in costs),
+        decode_seconds=statistics.median(cost.decode_seconds for cost in costs),
         pushed_bytes=sent / count,
         pulled_bytes=received / count,
     )
 
 
-def _push_all(exchanges: list[AsynchronousExchange], pushes: int, seed: int) -> list[float]:
-    """All workers at once; each one's seconds in `exchange`."""
-    seconds = [0.0] * len(exchanges)
+def _push_all(exchanges: list[AsynchronousExchange], pushes: int, seed: int) -> list[PushCost]:
+    """All workers at once; what each push took."""
+    costs: list[PushCost] = []
 
     def work(number: int) -> None:
         exchange = exchanges[number]
         generator = torch.Generator().manual_seed(1000 * seed + number)
         for _ in range(pushes):
             update = torch.randn(exchange.residual.numel(), generator=generator)
-            started = time.perf_counter()
             exchange.exchange(update)
-            seconds[number] += time.perf_counter() - started
+            assert exchange.cost is not None, "of the push"  # noqa: S101
+            costs.append(exchange.cost)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(len(exchanges))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return seconds
+    return costs
 
 
 @contextlib.contextmanager
-def owner_in_thread(rule: Rule, num_elements: int, folder: Path) -> Iterator[str]:
-    """An owner of nothing but zeros, in a thread; its address. For measurements and tests."""
+def owner_in_thread(rule: Rule, num_elements: int, folder: Path) -> Iterator[Owner]:
+    """An owner of nothing but zeros, in a thread. For measurements and tests."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     socket, address = listen(context, "tcp://127.0.0.1:0", None)
     state = StateFolder(folder / "state")
@@ -227,7 +263,7 @@ def owner_in_thread(rule: Rule, num_elements: int, folder: Path) -> Iterator[str
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield address
+        yield owner
     finally:
         ending.set()
         thread.join()

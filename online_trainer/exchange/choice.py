@@ -1,11 +1,12 @@
-"""Whether compressing pays on a link: what one exchange costs either way, from measured rates."""
+"""Whether compressing pays on a link: what an exchange costs either way, foretold from rates or measured as it goes."""
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from dataclasses import dataclass
 
-import msgspec
 import torch
 
 from online_trainer.exchange import payloads
@@ -58,9 +59,74 @@ def crossover_bytes_per_second(dense: Costs, compressed: Costs, workers: int) ->
     return saved_bytes / extra if extra > 0 else float("inf")
 
 
-def choose(rule: Rule, num_elements: int, link_bytes_per_second: float, workers: int) -> Rule:
-    """`rule` with the encoding that is the faster one on this machine and link."""
-    compressed = msgspec.structs.replace(rule, compressed=True)
-    dense = msgspec.structs.replace(rule, compressed=False)
-    crossover = crossover_bytes_per_second(measure(dense, num_elements), measure(compressed, num_elements), workers)
-    return compressed if link_bytes_per_second < crossover else dense
+class EncodingChoice:
+    """Which encoding a group uses: the one whose pushes were measured to be the faster, group-wide.
+
+    All workers try one encoding, then the other; the smaller median wins. Every `AGAIN` pushes the loser has another
+    try, and takes over when it is faster by more than `MARGIN`. For the coordinator: its word reaches a worker with
+    each answer, so all of them follow within one push.
+
+    Args:
+        compressed: what is tried first.
+    """
+
+    TRIES = 8
+    """Pushes of each worker that a try lasts; the first one of a try does not count: buffers and caches are cold."""
+    AGAIN = 1000
+    MARGIN = 0.1
+
+    def __init__(self, compressed: bool) -> None:
+        self.compressed = compressed
+        """What pushes are to be encoded as now."""
+        self.settled: bool | None = None
+        """The choice; None while the first tries last."""
+        self._costs: dict[bool, deque[float]] = {True: deque(maxlen=64), False: deque(maxlen=64)}
+        self._tried: dict[str, int] = {}
+        self._since = 0
+
+    def record(self, worker: str, compressed: bool, seconds: float, workers: int) -> bool:
+        """What a push took; whether `settled` changed.
+
+        Args:
+            workers: that take part now.
+        """
+        if compressed != self.compressed:
+            return False
+        self._tried[worker] = self._tried.get(worker, 0) + 1
+        if self._tried[worker] > 1:
+            self._costs[compressed].append(seconds)
+        if self.settled is not None and compressed == self.settled:
+            self._since += 1
+            if self._since >= self.AGAIN * workers:
+                self._try(not compressed)
+            return False
+        whole = sum(min(count, self.TRIES) for count in self._tried.values()) >= self.TRIES * workers
+        # A worker with nothing to train does not push.
+        if not whole and self._tried[worker] < 4 * self.TRIES:
+            return False
+        return self._tried_enough()
+
+    def seconds(self, compressed: bool) -> float:
+        """Median of an encoding's last pushes; NaN before the first."""
+        found = self._costs[compressed]
+        return statistics.median(found) if found else float("nan")
+
+    def _tried_enough(self) -> bool:
+        other = not self.compressed
+        if not self._costs[other]:
+            self._try(other)
+            return False
+        before = self.settled
+        if before is None:
+            self.settled = self.seconds(True) < self.seconds(False)
+        elif self.seconds(not before) < (1 - self.MARGIN) * self.seconds(before):
+            self.settled = not before
+        self._try(self.settled if self.settled is not None else self.compressed)
+        return self.settled != before
+
+    def _try(self, compressed: bool) -> None:
+        self.compressed = compressed
+        self._tried, self._since = {}, 0
+        if compressed != self.settled:
+            # Measured long ago: the link may be another one by now.
+            self._costs[compressed].clear()

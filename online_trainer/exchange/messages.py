@@ -33,6 +33,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         staleness_power: a push counts (1 + staleness beyond one push of every other worker)^-power.
         chunk, slots, quantizer: of compressed payloads.
         compressed: whether workers compress; they send bf16 otherwise.
+        choose: `compressed` is where they begin; then the coordinator has both measured and takes the faster.
         local_steps: batches a push.
         fragments: a push carries one of so many parts of the vector, in turn.
         average: the weights that serve keep this share at an order; 0 serves the weights that learn.
@@ -49,6 +50,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 64
     quantizer: str = "int2"
     compressed: bool = True
+    choose: bool = False
     local_steps: Annotated[int, msgspec.Meta(ge=1)] = 1
     fragments: Annotated[int, msgspec.Meta(ge=1)] = 1
     average: float = 0.0
@@ -95,6 +97,26 @@ class Sync(From, frozen=True, kw_only=True, tag="sync"):
     waiting: dict[int, int] = {}
 
 
+class PushCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What one push and the pull with it took.
+
+    Attributes:
+        compressed: how it was encoded.
+        encode_seconds, decode_seconds: on the worker.
+        link_seconds: from the send to the answer, less what the owner kept it waiting for other workers.
+    """
+
+    compressed: bool
+    encode_seconds: float
+    link_seconds: float
+    decode_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """In all."""
+        return self.encode_seconds + self.link_seconds + self.decode_seconds
+
+
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker saw since its last push.
 
@@ -110,6 +132,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         refused_batches: passed over because loss or gradient was not finite.
         nonfinite: gradient elements that were not finite and counted as zero.
         untrained: reason → records that were not trained.
+        cost: of the push before this one; None for the first.
     """
 
     compute_seconds: float = 0.0
@@ -125,6 +148,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     refused_batches: int = 0
     nonfinite: int = 0
     untrained: dict[str, int] = {}
+    cost: PushCost | None = None
 
 
 class Push(From, frozen=True, kw_only=True, tag="push"):
@@ -253,6 +277,8 @@ class News(msgspec.Struct, frozen=True, kw_only=True, tag="news"):
         batch_events: how many events its batches should have.
         cut: index of the newest checkpoint that is asked for; 0 for none.
         stop: leave: everything that was to be trained is in the weights.
+        compressed: how the next push is to be encoded, with `Rule.choose`; None: as the rule says.
+        held_seconds: how long the push this answers waited for other workers.
     """
 
     orders: list[Order]
@@ -263,6 +289,8 @@ class News(msgspec.Struct, frozen=True, kw_only=True, tag="news"):
     gap: bool = False
     cut: int = 0
     stop: bool = False
+    compressed: bool | None = None
+    held_seconds: float = 0.0
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True, tag="weights"):

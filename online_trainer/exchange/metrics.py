@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from online_trainer.exchange.choice import EncodingChoice
+from online_trainer.exchange.messages import Encoding, Pushed, Reason
 from online_trainer.exchange.messages import Measured as Measurements
-from online_trainer.exchange.messages import Pushed, Reason
 
 _STALENESS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
@@ -43,6 +44,10 @@ class ExchangeMetrics:
         self.nonfinite = counter(
             "nonfinite_elements", "Gradient elements that were not finite and not sent. Alert on any increase."
         )
+        self.compressed = gauge("compressed", "1 while pushes are compressed, 0 while they are dense bf16.")
+        self.push_seconds = gauge(
+            "push_seconds", "Encode, link and decode of a push, median, where measured.", "encoding"
+        )
         self.unsynced = gauge("unsynced_orders", "Orders that wait for room on the disk.")
 
     def count(self, pushed: Pushed, measured: Measurements) -> None:
@@ -57,3 +62,10 @@ class ExchangeMetrics:
         self.exchange_seconds.labels("encode").inc(measured.encode_seconds)
         self.compute_seconds.labels(pushed.worker).inc(measured.compute_seconds)
         self.nonfinite.inc(measured.nonfinite)
+        if pushed.encoding is not Encoding.NONE:
+            self.compressed.set(pushed.encoding is Encoding.COMPRESSED)
+
+    def show(self, choice: EncodingChoice) -> None:
+        """What both encodings were measured to take."""
+        for encoding, compressed in (("compressed", True), ("dense", False)):
+            self.push_seconds.labels(encoding).set(choice.seconds(compressed))

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from online_trainer.exchange import frames, payloads
+from online_trainer.exchange.choice import EncodingChoice
 from online_trainer.exchange.messages import (
     PROTOCOL,
     Adopt,
@@ -23,6 +24,7 @@ from online_trainer.exchange.messages import (
     Join,
     Joined,
     Leave,
+    Measured,
     News,
     Order,
     Push,
@@ -101,8 +103,9 @@ class Owner:
         self._log = log
         self._send = send
         self._ends = ends
-        self._callers: dict[str, tuple[Sender, int, int]] = {}
-        """Worker → who waits for the answer to its push, the request's number, and the worker's index."""
+        self.choice = EncodingChoice(identity.rule.compressed) if identity.rule.choose else None
+        self._callers: dict[str, tuple[Sender, int, int, float]] = {}
+        """Worker → who waits for the answer to its push, the request's number, the worker's index, and since when."""
         self._payloads: dict[str, bytes] = {}
         self._followers: list[tuple[Sender, int, Follow]] = []
         self._moves = 0
@@ -130,6 +133,7 @@ class Owner:
         """Order, sync, apply and answer what can be; returns how many orders were made."""
         batch = [self._entry(order, pushes) for order, pushes in self.sequencer.ready()]
         if batch:
+            ordered_at = time.monotonic()
             reach(FaultPoint.OWNER_ORDERED)
             if self._log.append(batch):
                 self.exchange.unsynced.set(0)
@@ -145,7 +149,7 @@ class Owner:
             reach(FaultPoint.OWNER_APPLIED)
             for ordered in batch:
                 for push in ordered.entry.pushes:
-                    self._answer_push(push.worker, ordered.entry.order.index)
+                    self._answer_push(push.worker, ordered.entry.order.index, ordered_at)
         for push, refused in self.sequencer.refused():
             self._payloads.pop(push.worker, None)
             if (caller := self._callers.pop(push.worker, None)) is not None:
@@ -257,9 +261,9 @@ class Owner:
         if isinstance(verdict, Refused):
             self._refuse(sender, number, verdict)
             return
-        self._callers[push.worker] = (sender, number, push.base)
+        self._callers[push.worker] = (sender, number, push.base, now)
         if verdict is not None:
-            self._answer_push(push.worker, verdict)
+            self._answer_push(push.worker, verdict, now)
         else:
             self._payloads[push.worker] = payload
 
@@ -267,12 +271,13 @@ class Owner:
         data = [self._payloads.pop(push.worker) for push in pushes]
         return Ordered(Entry(order=order, pushes=pushes, sizes=[len(one) for one in data]), data)
 
-    def _answer_push(self, worker: str, index: int) -> None:
+    def _answer_push(self, worker: str, index: int, ordered_at: float) -> None:
         caller = self._callers.pop(worker, None)
         member = self.sequencer.members.get(worker)
         if caller is not None and member is not None:
-            sender, number, base = caller
-            self._news(sender, number, worker, member.incarnation, base, idle=False, ordered=index)
+            sender, number, base, since = caller
+            held = ordered_at - since
+            self._news(sender, number, worker, member.incarnation, base, idle=False, ordered=index, held_seconds=held)
             reach(FaultPoint.OWNER_ANSWERED)
 
     def _news(
@@ -284,6 +289,7 @@ class Owner:
         after: int,
         idle: bool,
         ordered: int | None = None,
+        held_seconds: float = 0.0,
     ) -> None:
         def wanted(pushed: Pushed) -> bool:
             others = (pushed.worker, pushed.incarnation) != (worker, incarnation)
@@ -300,6 +306,8 @@ class Owner:
             ordered=ordered,
             gap=found is None,
             stop=self.leaving,
+            compressed=self.choice.compressed if self.choice is not None else None,
+            held_seconds=held_seconds,
         )
         self._reply(sender, number, news, data)
 
@@ -353,6 +361,7 @@ class Owner:
         for pushed, push in zip(ordered.entry.order.pushes, ordered.entry.pushes, strict=True):
             measured = push.measured
             self.exchange.count(pushed, measured)
+            self._choose(pushed.worker, measured)
             self.metrics.steps.inc(push.encoding is not Encoding.NONE)
             self.metrics.examples.inc(push.examples)
             self.metrics.ndcg_sum.inc(measured.ndcg_sum)
@@ -362,6 +371,15 @@ class Owner:
                 self.metrics.loss.set(measured.loss)
             for reason, count in measured.untrained.items():
                 self.metrics.untrained.labels(reason).inc(count)
+
+    def _choose(self, worker: str, measured: Measured) -> None:
+        """Let what a push took count for the choice of the encoding."""
+        if self.choice is None or (cost := measured.cost) is None:
+            return
+        if self.choice.record(worker, cost.compressed, cost.seconds, len(self.sequencer.members)):
+            seconds = {"dense": self.choice.seconds(False), "compressed": self.choice.seconds(True)}
+            _log.info("encoding_chosen", encoding="compressed" if self.choice.settled else "dense", seconds=seconds)
+        self.exchange.show(self.choice)
 
     def _counted(self, refused: Refused) -> Refused:
         self.exchange.refused.labels(refused.reason.value).inc()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-LOOPBACK = 100.0
-"""Gb/s that the choice takes plain loopback for."""
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from online_trainer.exchange.bench import Chosen, ExchangeCost
+    from online_trainer.exchange.choice import Costs
+    from online_trainer.exchange.messages import Rule
 
 
 def register(app: typer.Typer) -> None:
@@ -24,12 +28,16 @@ def exchange(
     cap: Annotated[
         list[float] | None, typer.Option(help="A link's rate in Gb/s; 0 is plain loopback. Several times: several.")
     ] = None,
+    steps: Annotated[
+        int, typer.Option(help="Turns, of three counted steps, of our synchronous exchange and DDP's; 0: none.")
+    ] = 20,
     slots: Annotated[int, typer.Option(help="Elements sent of each 4096.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Push dense bf16 and compressed updates over capped links; encode, link and decode apart.
+    """Push dense bf16 and compressed updates over capped links; encode, link and decode apart; which is chosen.
 
-    A cap needs toxiproxy on the PATH or in $SLIPSTREAM_TOXIPROXY.
+    First, steps of a model of --size elements with our synchronous exchange beside DistributedDataParallel's. A cap
+    needs toxiproxy on the PATH or in $SLIPSTREAM_TOXIPROXY.
     """
     import json
     import platform
@@ -40,7 +48,7 @@ def exchange(
     from slipstream import logs
 
     logs.configure("warning")
-    from online_trainer.exchange.bench import both_rules, measure_exchange, toxiproxy_binary
+    from online_trainer.exchange.bench import both_rules, measure_choice, measure_exchange, toxiproxy_binary
     from online_trainer.exchange.choice import crossover_bytes_per_second, measure
     from online_trainer.exchange.messages import Rule
     from streams.broker import free_port
@@ -54,7 +62,8 @@ def exchange(
     table = Table(title=f"one exchange of {elements:,} elements, {workers} workers, milliseconds")
     for column in ("link", "encoding", "total", "encode", "link + owner", "decode", "pushed bytes", "pulled bytes"):
         table.add_column(column, justify="left" if column in ("link", "encoding") else "right")
-    rows: list[dict[str, Any]] = []
+    console = Console(width=140)
+    rows = _step_rows(elements, workers, steps, Rule(slots=slots), console) if steps else []
     for rate in caps:
         link = f"{rate:g} Gb/s" if rate else "loopback"
         totals = {}
@@ -63,43 +72,83 @@ def exchange(
             totals[name] = found
             parts = (found.total_seconds, found.encode_seconds, found.link_seconds, found.decode_seconds)
             table.add_row(
-                link,
+                link if name == "dense" else "",
                 name,
                 *(f"{1000 * part:.1f}" for part in parts),
                 f"{found.pushed_bytes:,.0f}",
                 f"{found.pulled_bytes:,.0f}",
             )
-        rows += _rows(link, rate, totals, elements, crossover)
-    console = Console(width=140)
+        chosen = measure_choice(Rule(slots=slots), elements, workers, rate * 1e9 / 8, free_port)
+        table.add_row("", f"chosen: {'compressed' if chosen.compressed else 'dense'}", end_section=True)
+        rows += _rows(link, rate, totals, elements, chosen)
     console.print(table)
-    console.print(f"predicted crossover: {crossover:.2f} Gb/s; above it dense is chosen")
+    dense, compressed = costs["dense"], costs["compressed"]
+    console.print(_sum(dense, compressed, workers, crossover))
+    rows.append(_row("predicted crossover, sockets and owner free", crossover, "Gb/s", None, ""))
     if as_json:
         machine = f"{platform.machine()}, {platform.processor() or platform.system()}"
         print(json.dumps({"command": "bench exchange", "version": 1, "machine": machine, "rows": rows}))
 
 
-def _rows(link: str, rate: float, totals: dict[str, Any], elements: int, crossover: float) -> list[dict[str, Any]]:
+def _sum(dense: Costs, compressed: Costs, workers: int, crossover: float) -> str:
+    saved = workers * (dense.num_bytes - compressed.num_bytes)
+    extra = (compressed.encode_seconds - dense.encode_seconds) + workers * (
+        compressed.decode_seconds - dense.decode_seconds
+    )
+    return (
+        f"compressing costs {1000 * (compressed.encode_seconds - dense.encode_seconds):.2f} ms more to encode and "
+        f"{1000 * (compressed.decode_seconds - dense.decode_seconds):.2f} ms more to decode, {workers} times: "
+        f"{1000 * extra:.2f} ms. It saves {saved:,} bytes. {8e-9 * saved:.4f} Gb / {1000 * extra:.2f} ms: on a link "
+        f"above {crossover:.2f} Gb/s dense would be the faster one if sockets and the owner cost nothing."
+    )
+
+
+def _step_rows(elements: int, workers: int, turns: int, rule: Rule, console: Console) -> list[dict[str, Any]]:
+    """Steps by kind of exchange."""
+    from rich.table import Table
+
+    from online_trainer.exchange.bench_ddp import DDP, DENSE, measure_steps
+
+    found = measure_steps(elements, workers, turns, rule)
+    table = Table(title=f"one step of {elements:,} elements, {workers} workers, milliseconds")
+    for column in ("exchange", "step", "hidden", "exposed"):
+        table.add_column(column, justify="left" if column == "exchange" else "right")
+    rows = [
+        _row("dense synchronous step", found[DENSE].median / found[DDP].median, "ratio", 1.05, "plain DDP", "lower")
+    ]
+    for kind, times in found.items():
+        parts = {"step": times.median, "hidden": times.hidden_seconds, "exposed": times.exposed_seconds}
+        known = {name: 1000 * seconds for name, seconds in parts.items() if seconds == seconds}
+        table.add_row(kind, *(f"{known[name]:.2f}" if name in known else "" for name in parts))
+        rows += [_row(f"{kind}, {name}", value, "ms", None, "", "lower") for name, value in known.items()]
+    console.print(table)
+    return rows
+
+
+def _row(
+    name: str, value: float, unit: str, goal: float | None, baseline: str, better: str = "higher"
+) -> dict[str, Any]:
+    return {
+        "name": name, "value": round(value, 4), "unit": unit, "goal": goal, "better": better, "baseline": baseline,
+    }  # fmt: skip
+
+
+def _rows(
+    link: str, rate: float, totals: dict[str, ExchangeCost], elements: int, chosen: Chosen
+) -> list[dict[str, Any]]:
     dense, compressed = totals["dense"], totals["compressed"]
     gain = dense.total_seconds / compressed.total_seconds
-    chosen = "compressed" if (rate or LOOPBACK) < crossover else "dense"
-    faster = "compressed" if gain > 1 else "dense"
-    goal = 4.0 if rate == 1.0 else None
-    baseline = "dense bf16"
-
-    def row(name: str, value: float, unit: str, goal: float | None, baseline: str) -> dict[str, Any]:
-        return {
-            "name": f"{name}, {link}", "value": round(value, 4), "unit": unit, "goal": goal, "better": "higher",
-            "baseline": baseline,
-        }  # fmt: skip
-
+    taken, other = (compressed, dense) if chosen.compressed else (dense, compressed)
     rows = [
-        row("exchange speed-up", gain, "ratio", goal, baseline),
-        row("choice is the faster", float(chosen == faster), "bool", 1.0, ""),
+        _row(f"exchange speed-up, {link}", gain, "ratio", 4.0 if rate == 1.0 else None, "dense bf16"),
+        _row(f"chosen, {link}", float(chosen.compressed), "1 compressed, 0 dense", None, ""),
+        # As much as the choice's own margin may be lost by it.
+        _row(f"the other over the chosen, {link}", other.total_seconds / taken.total_seconds, "ratio", 0.9, ""),
+        _row(f"push bytes saved, {link}", 4 * elements / compressed.pushed_bytes, "ratio", 200.0, "fp32"),
+        _row(f"pull bytes saved, {link}", 4 * elements / max(1.0, compressed.pulled_bytes), "ratio", 20.0, "fp32"),
     ]
-    rows.append(row("push bytes saved", 4 * elements / compressed.pushed_bytes, "ratio", 200.0, "fp32"))
-    rows.append(row("pull bytes saved", 4 * elements / max(1.0, compressed.pulled_bytes), "ratio", 20.0, "fp32"))
     for name, found in totals.items():
         for part in ("total", "encode", "link", "decode"):
             value = 1000 * getattr(found, f"{part}_seconds")
-            rows.append({**row(f"{name} {part}", value, "ms", None, ""), "better": "lower"})
+            rows.append(_row(f"{name} {part}, {link}", value, "ms", None, "", "lower"))
     return rows

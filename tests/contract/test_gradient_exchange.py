@@ -40,10 +40,10 @@ def make(kind: str, rule: Rule, tmp_path: Path) -> Iterator[Make]:
         dist.destroy_process_group()
         return
     opened: list[AsynchronousExchange] = []
-    with owner_in_thread(rule, SIZE, tmp_path) as address:
+    with owner_in_thread(rule, SIZE, tmp_path) as owner:
 
         def open_exchange(weights: Tensor) -> GradientExchange:
-            opened.append(AsynchronousExchange("w", weights, None, "bench", "bench", address))
+            opened.append(AsynchronousExchange("w", weights, None, "bench", "bench", owner.identity.shards[0]))
             return opened[-1]
 
         yield open_exchange

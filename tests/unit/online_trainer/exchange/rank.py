@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from online_trainer.exchange.messages import Rule
+from online_trainer.exchange.overlapped import OverlappedGradients, broadcast
 from online_trainer.exchange.synchronous import SynchronousExchange
 from slipstream.ddp import CompressedGradients, CompressionSpec, compressed_gradients
 
@@ -54,11 +55,46 @@ def hook() -> dict[str, torch.Tensor]:
     return out | {f"received.{n}": t for n, t in received.items()} | {f"given.{n}": t for n, t in given.items()}
 
 
+def overlapped(rule: Rule, overlap: bool) -> dict[str, torch.Tensor]:
+    """Five steps of a model of several buckets, one parameter of which some steps leave out."""
+    torch.manual_seed(dist.get_rank())
+    net = torch.nn.Sequential(*(torch.nn.Linear(200, 200) for _ in range(4)), torch.nn.Linear(200, 3))
+    spare = torch.nn.Parameter(torch.ones(50))
+    net.register_parameter("spare", spare)
+    broadcast(net)
+    gradients = OverlappedGradients(net, rule, bucket_bytes=200_000, overlap=overlap)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    given = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in net.named_parameters()}
+    received = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in net.named_parameters()}
+    for step in range(5):
+        inputs = torch.randn(16, 200, generator=torch.Generator().manual_seed(100 * step + dist.get_rank()))
+        loss = net(inputs).square().mean() + (spare.square().sum() if step % 2 else 0)
+        names, parameters = zip(*((n, p) for n, p in net.named_parameters() if step % 2 or p is not spare), strict=True)
+        for name, gradient in zip(names, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True):
+            given[name] += gradient
+        # Both ways to clear: with the views kept, and with tensors that autograd makes anew.
+        optimizer.zero_grad(set_to_none=step < 3)
+        loss.backward()
+        gradients.finish()
+        for name, parameter in net.named_parameters():
+            assert parameter.grad is not None
+            received[name] += parameter.grad
+        optimizer.step()
+    seconds = torch.tensor(gradients.overlap)
+    gradients.close()
+    out = {f"received.{n}": t for n, t in received.items()} | {f"given.{n}": t for n, t in given.items()}
+    return out | {"weights": torch.cat([p.detach().flatten() for p in net.parameters()]), "seconds": seconds}
+
+
 def main(rank: str, size: str, store: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(size))
     rules = {"compressed": Rule(), "dense": Rule(compressed=False), "fragments": Rule(fragments=3)}
-    torch.save({case: exchange(rule) for case, rule in rules.items()} | {"hook": hook()}, out)
+    found = {case: exchange(rule) for case, rule in rules.items()} | {"hook": hook()}
+    for case in ("compressed", "dense"):
+        found[f"{case}, overlapped"] = overlapped(rules[case], overlap=True)
+        found[f"{case}, after backward"] = overlapped(rules[case], overlap=False)
+    torch.save(found, out)
     dist.destroy_process_group()
 
 

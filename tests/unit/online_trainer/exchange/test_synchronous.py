@@ -62,6 +62,32 @@ def test_the_ddp_hook_gives_every_rank_the_mean_and_keeps_the_rest(ranks: Ranks)
     assert any(float(one[f"residual.{name}"].norm()) > 0 for name in names)
 
 
+@pytest.mark.parametrize("case", ["compressed", "dense"])
+def test_overlapped_with_backward_gives_the_bits_it_gives_behind_it(ranks: Ranks, case: str) -> None:
+    for one in ranks:
+        assert torch.equal(one[f"{case}, overlapped"]["weights"], one[f"{case}, after backward"]["weights"])
+    one, other = (found[f"{case}, overlapped"] for found in ranks)
+    assert torch.equal(one["weights"], other["weights"])
+    assert torch.equal(one["received.spare"], other["received.spare"]) and bool(one["received.spare"].any())
+
+
+def test_overlapped_dense_gradients_are_the_mean(ranks: Ranks) -> None:
+    one, other = (found["dense, overlapped"] for found in ranks)
+    for name in [name.removeprefix("given.") for name in one if name.startswith("given.")]:
+        mean = (one[f"given.{name}"] + other[f"given.{name}"]) / 2
+        # Five steps, two roundings to bf16 each.
+        tolerance = 5 * 2 * 2**-8 * float(mean.abs().max())
+        torch.testing.assert_close(one[f"received.{name}"], mean, rtol=0, atol=tolerance)
+
+
+def test_exchange_time_is_hidden_only_where_backward_goes_on(ranks: Ranks) -> None:
+    for one in ranks:
+        hidden, exposed, _ = one["dense, overlapped"]["seconds"].tolist()
+        assert hidden > 0 and exposed > 0
+        hidden, exposed, encode = one["dense, after backward"]["seconds"].tolist()
+        assert hidden == 0 and encode == 0 and exposed > 0
+
+
 def test_the_example_of_the_page_learns(tmp_path: Path) -> None:
     page = (ROOT / "docs/ddp.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
