@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ Floats = NDArray[np.float64]
 _CHECKPOINTS = 8
 _REACH = 0.98
 _RESAMPLES = 2000
+_GRID = 50
 
 
 def runs(recipe: OnlineRecipe = ONLINE) -> list[GroupRun]:
@@ -181,22 +183,60 @@ def rows(results: Results) -> list[dict[str, Any]]:
     return out
 
 
-def plot(results: Results, path: Path) -> None:
-    """NDCG@10 against virtual seconds, mean over seeds."""
-    import matplotlib
+class Curve(msgspec.Struct, frozen=True):
+    """NDCG@10 of one run's checkpoints on the events behind the backlog, mean over seeds.
 
-    matplotlib.use("Agg")
+    Attributes:
+        seconds: virtual, as many as the slowest seed has.
+        ndcg: at each of them.
+    """
+
+    seconds: list[float]
+    ndcg: list[float]
+
+
+def curves(results: Results) -> dict[str, Curve]:
+    """Run → its curve: what the JSON line keeps for a plot."""
+    found = {}
+    for name, seeds in results.items():
+        grid = np.linspace(0, min(one.seconds[-1] for one in seeds), _GRID)
+        means = np.mean([np.interp(grid, one.seconds, one.ndcg.mean(axis=1)) for one in seeds], axis=0)
+        found[name] = Curve(grid.round(3).tolist(), means.round(6).tolist())
+    return found
+
+
+def plot(found: Mapping[str, Curve], path: Path) -> None:
+    """NDCG@10 against virtual seconds, a line a run, as a picture."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5))
-    for name, found in results.items():
-        until = min(one.seconds[-1] for one in found)
-        grid = np.linspace(0, until, 50)
-        means = np.mean([np.interp(grid, one.seconds, one.ndcg.mean(axis=1)) for one in found], axis=0)
-        axes.plot(grid, means, label=name, linestyle="--" if "straggler" in name else "-")
-    axes.set_xlabel("virtual seconds")
-    axes.set_ylabel("NDCG@10 on the events behind the backlog")
-    axes.legend(fontsize=7)
-    figure.tight_layout()
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    for name, curve in found.items():
+        axes.plot(curve.seconds, curve.ndcg, label=name, linestyle="--" if "straggler" in name else "-")
+    axes.set(xlabel="virtual seconds", ylabel="NDCG@10 on the events behind the backlog")
+    axes.legend(fontsize="x-small")
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """The curves in a file that `slipstream eval async --json` was written to.
+
+    Raises:
+        ValueError: there are none.
+    """
+    data = path.read_bytes().strip()
+    # Standard output has a table before the line of JSON.
+    data = data if data.startswith(b"{") else data.rpartition(b"\n")[2]
+    try:
+        return msgspec.json.decode(data, type=_Document).curves
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path} has no curves ({error}): write it with slipstream eval async --json") from error
+
+
+class _Document(msgspec.Struct):
+    curves: dict[str, Curve]

@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     group = next(found.typer_instance for found in app.registered_groups if found.name == "eval")
     assert group is not None, "eval.py registers a group"  # noqa: S101
     group.command("async")(asynchronous)
+    group.command("async-plot")(plot_curves)
 
 
 def asynchronous(
@@ -53,7 +54,7 @@ def asynchronous(
     from slipstream.paths import cache_dir
 
     torch.set_num_threads(1)
-    folder = model_dir or cache_dir() / "models/tiny-ml-100k-60s"
+    folder = model_dir or cache_dir() / "models/tiny-ml-100k-8-epochs"
     found = load(dataset, data)
     console = Console(width=120)
     results: group_report.Results = {}
@@ -86,7 +87,21 @@ def asynchronous(
         )
     console.print(table)
     if plot is not None:
-        group_report.plot(results, plot)
+        group_report.plot(group_report.curves(results), plot)
     if as_json:
         machine = f"{platform.machine()}, {platform.system()}"
-        print(json.dumps({"command": "eval async", "version": 1, "machine": machine, "rows": rows}))
+        curves = {name: {"seconds": c.seconds, "ndcg": c.ndcg} for name, c in group_report.curves(results).items()}
+        print(json.dumps({"command": "eval async", "version": 1, "machine": machine, "rows": rows, "curves": curves}))
+
+
+def plot_curves(
+    found: Annotated[Path, typer.Argument(metavar="JSON", exists=True, dir_okay=False, help="What --json printed.")],
+    picture: Annotated[Path, typer.Argument(metavar="FILE", help="The picture to write, e.g. async.png.")],
+) -> None:
+    """Draw NDCG against time from the JSON of `slipstream eval async`: no run is repeated."""
+    from evaluation import group_report
+
+    try:
+        group_report.plot(group_report.read_curves(found), picture)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="JSON") from error

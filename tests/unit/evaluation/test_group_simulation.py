@@ -12,7 +12,7 @@ import torch
 from catalogue.datasets import Dataset
 from catalogue.replay import split, timeline
 from evaluation.group import Checkpoint, GroupRun, SimulatedGroup
-from evaluation.group_report import Trained, kept, ratio
+from evaluation.group_report import Trained, curves, kept, plot, ratio, read_curves
 from online_trainer.exchange.messages import Rule
 from recommender.initialise import preset_recommender
 from recommender.recipe import ONLINE
@@ -67,3 +67,19 @@ def test_times_and_ratios_are_what_they_say(tmp_path: Path) -> None:
     first = kept(tmp_path / "a.npz", lambda: better)
     second = kept(tmp_path / "a.npz", lambda: pytest.fail("it was made already"))
     assert np.array_equal(first.final, second.final) and second.mean_staleness == 0.5
+
+
+def test_the_json_line_keeps_the_curves_and_a_plot_needs_no_more(tmp_path: Path) -> None:
+    found = curves({"sync": [outcome(0.1), outcome(0.3)], "async, straggler": [outcome(0.2)]})
+    assert found["sync"].seconds[0] == 0 and found["sync"].seconds[-1] == 10
+    assert found["sync"].ndcg[-1] == pytest.approx(0.2) and found["sync"].ndcg[0] == pytest.approx(0.1)
+    line = msgspec.json.encode({"command": "eval async", "rows": [], "curves": found})
+    path = tmp_path / "said"
+    for text in (line, b"| a table |\n" + line + b"\n"):
+        path.write_bytes(text)
+        assert read_curves(path) == found
+    plot(found, tmp_path / "new/plot.png")
+    assert (tmp_path / "new/plot.png").read_bytes().startswith(b"\x89PNG")
+    path.write_bytes(b'{"rows": []}')
+    with pytest.raises(ValueError, match="eval async --json"):
+        read_curves(path)
