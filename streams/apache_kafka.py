@@ -1,4 +1,4 @@
-"""One node of Apache Kafka on this machine, from a folder of jars: for tests that must see a real broker die.
+"""Nodes of Apache Kafka on this machine, from a folder of jars: for tests that must see a real broker die.
 
 `$KAFKA_HOME` is a folder whose `libs/` holds the jars of `deploy/kafka/pom.xml`; its README makes one. Java 17 runs it.
 """
@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from streams.broker import BrokerFailed, die_with_parent, end_process, free_port, wait_until_serving
@@ -20,8 +21,8 @@ _CLUSTER_ID = "c2xpcHN0cmVhbS10ZXN0cw"
 # A node that was killed may register again only once its old session has ended: 9 s by default, 3 s here.
 _SERVER_PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
@@ -29,13 +30,14 @@ inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 delete.topic.enable=true
-default.replication.factor=1
-offsets.topic.replication.factor=1
+default.replication.factor={copies}
+offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
+min.insync.replicas={in_sync}
 transaction.state.log.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.replication.factor={copies}
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
@@ -70,10 +72,15 @@ def java_command() -> str:
 
 
 class ApacheKafka:
-    """A single KRaft node on loopback. What it has acknowledged outlives `kill` and `stop`."""
+    """A KRaft node on loopback, alone or one of several. What it has acknowledged outlives `kill` and `stop`."""
 
-    def __init__(self, home: Path, directory: Path, port: int | None = None) -> None:
+    def __init__(
+        self, home: Path, directory: Path, port: int | None = None, node: int = 1, controllers: Sequence[int] = ()
+    ) -> None:
         """Args: home: the folder with `libs/`. directory: data and logs, made if missing. port: None for a free one.
+
+        node: its number, from 1. controllers: the port of each node's controller, the first node's first; () for a
+        node that is alone.
 
         Raises: BrokerFailed: no jars in `home`, or no Java 17.
         """
@@ -84,7 +91,8 @@ class ApacheKafka:
         self._directory = directory
         self._port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self._write_configuration()
+        self._node = node
+        self._write_configuration(list(controllers) or [free_port()])
 
     @property
     def bootstrap(self) -> str:
@@ -101,12 +109,20 @@ class ApacheKafka:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
-    def _write_configuration(self) -> None:
+    def _write_configuration(self, controllers: list[int]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         (self._directory / "log4j2.properties").write_text(_LOG4J2)
         self._properties = self._directory / "server.properties"
         self._properties.write_text(
-            _SERVER_PROPERTIES.format(port=self._port, controller_port=free_port(), data=self._directory / "data")
+            _SERVER_PROPERTIES.format(
+                node=self._node,
+                voters=",".join(f"{node}@127.0.0.1:{port}" for node, port in enumerate(controllers, 1)),
+                port=self._port,
+                controller_port=controllers[self._node - 1],
+                data=self._directory / "data",
+                copies=min(3, len(controllers)),
+                in_sync=2 if len(controllers) > 2 else 1,
+            )
         )
 
     def _command(self, main_class: str, *arguments: str) -> list[str]:
@@ -126,8 +142,13 @@ class ApacheKafka:
 
     def start(self, timeout_seconds: float = 60.0) -> str:
         """Start, wait until it serves; returns `bootstrap`. Does nothing while it runs. Raises BrokerFailed."""
-        if self.running:
-            return self.bootstrap
+        if not self.running:
+            self.launch()
+            self.wait(timeout_seconds)
+        return self.bootstrap
+
+    def launch(self) -> None:
+        """Start and wait for nothing: a node of several serves only once it has a quorum. Raises BrokerFailed."""
         self._format_storage()
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -137,12 +158,16 @@ class ApacheKafka:
                 stderr=subprocess.STDOUT,
                 preexec_fn=die_with_parent(),
             )
+
+    def wait(self, timeout_seconds: float = 60.0) -> None:
+        """Return once a launched node serves. Raises BrokerFailed."""
+        if self._process is None:
+            raise BrokerFailed(f"the node in {self._directory} has not been launched, or was ended")
         try:
             wait_until_serving(self.bootstrap, self._process, self.log_file, timeout_seconds)
         except BrokerFailed:
             self.kill()
             raise
-        return self.bootstrap
 
     def kill(self) -> None:
         """`kill -9`: no goodbye to clients, nothing flushed. Idempotent."""

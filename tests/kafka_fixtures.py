@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from streams.apache_cluster import ApacheKafkaCluster
     from streams.apache_kafka import ApacheKafka
     from streams.kafka_log import KafkaEventLog
 
@@ -57,7 +58,14 @@ def is_apache(bootstrap: str) -> bool:
 
 @pytest.fixture(scope="session")
 def kafka_bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A broker for the whole run: $SLIPSTREAM_TEST_KAFKA, else Apache Kafka of $KAFKA_HOME, else Tansu."""
+    """A broker for the whole run: $SLIPSTREAM_TEST_KAFKA, else Apache Kafka of $KAFKA_HOME, else Tansu.
+
+    With SLIPSTREAM_KAFKA_NODES=3 a cluster of three.
+    """
+    if kafka_nodes() > 1:
+        cluster: ApacheKafkaCluster = request.getfixturevalue("kafka_cluster")
+        yield cluster.bootstrap
+        return
     given = os.environ.get("SLIPSTREAM_TEST_KAFKA")
     if given:
         if not is_apache(given):
@@ -80,6 +88,23 @@ def kafka_bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     broker.start()
     yield broker.bootstrap
     broker.stop()
+
+
+def kafka_nodes() -> int:
+    """How many nodes the run's Kafka is to have."""
+    return int(os.environ.get("SLIPSTREAM_KAFKA_NODES", "") or 1)
+
+
+@pytest.fixture(scope="session")
+def kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafkaCluster]:
+    """$SLIPSTREAM_KAFKA_NODES nodes of Apache Kafka, of $KAFKA_HOME, for the whole run; each may be killed."""
+    from streams.apache_cluster import ApacheKafkaCluster
+
+    home = os.environ.get("KAFKA_HOME")
+    if not home:
+        pytest.fail("SLIPSTREAM_KAFKA_NODES needs KAFKA_HOME: deploy/kafka/README.md makes it", pytrace=False)
+    with ApacheKafkaCluster(Path(home), tmp_path_factory.mktemp("kafka-cluster"), kafka_nodes()) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +208,7 @@ def clean_kafka(kafka_bootstrap: str, _declared_topics_are_ours: None) -> str:
             admin.delete_topics(old)
     finally:
         admin.close()
-    apply_topics(kafka_bootstrap, replication_factor=1)
+    apply_topics(kafka_bootstrap)
     return kafka_bootstrap
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts import topics, wire
+from contracts import topics
 from contracts.event import Event
 from contracts.item import Item
 from online_trainer.fault_points import FaultPoint
@@ -20,13 +20,14 @@ from online_trainer.ledger import Untrained
 from recommender.initialise import preset_recommender
 from recommender.loading import save_recommender
 from releases.fsspec_store import FsspecReleaseStore
+from streams.apache_cluster import ApacheKafkaCluster
 from streams.event_log import EventLog
 from streams.kafka_log import KafkaEventLog
+from tests.integration.clicks import EVENTS, UNKNOWN, event, send, wait_until
 from tests.integration.trainer_group import TrainerGroup
+from tests.kafka_fixtures import kafka_nodes
 
 pytestmark = pytest.mark.kafka
-EVENTS = 240
-UNKNOWN = ("i38", "i39")
 SINGLE = ("plan.", "batch.collected", "batch.stepped", "start.restored", "start.announced", "commit.old-removed")
 """Only a single worker passes these, or only a second start does."""
 NOT_HERE = ("publish.old-removed", "worker.left")
@@ -49,21 +50,6 @@ ANYWHERE = frozenset({"batch.dead-letter-sent", "worker.undone"})
 """Only the worker that holds the record meets these, whichever that is."""
 SHARDED = ("shard.", "worker.parts-stored")
 """These are killed in a group of two owners."""
-
-
-def event(number: int) -> Event:
-    return Event(
-        event_id=f"e{number}",
-        event_type="click",
-        user_id=f"u{number * 7 % 23}",
-        item_id=f"i{number * 11 % 40}",
-        timestamp=1000.0 + number // 2,
-    )
-
-
-def send(log: EventLog, events: list[Event]) -> None:
-    for future in [log.produce(topics.EVENTS, e.user_id.encode(), wire.encode(e)) for e in events]:
-        future.result(30)
 
 
 def fill(log: EventLog) -> Counter[str]:
@@ -117,7 +103,8 @@ def verdicts() -> Iterator[list[str]]:
     yield lines
     if ALL:
         path = Path(os.environ.get("SLIPSTREAM_FAULT_TABLE", "fault-points.md"))
-        head = f"Killed with SIGKILL, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC\n\n"
+        nodes = f"{kafka_nodes()} node{'s' if kafka_nodes() > 1 else ''} of Kafka"
+        head = f"Killed with SIGKILL on {nodes}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC\n\n"
         path.write_text(
             head + "| point | killed | seconds | verdict |\n| --- | --- | --- | --- |\n" + "\n".join(lines) + "\n"
         )
@@ -139,3 +126,44 @@ def test_killed_anywhere_a_group_counts_every_event_once(
     verify(group, expected)
     killed = group.launcher.deaths[0][0]
     verdicts.append(f"| {nth(point)} | {killed} | {time.monotonic() - started:.1f} | every event once, release whole |")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(kafka_nodes() < 3, reason="kills one node of three: make test-faults NODES=3")
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_killed_node_of_the_log_costs_no_event_and_no_trainer(
+    number: int,
+    log: KafkaEventLog,
+    clean_kafka: str,
+    request: pytest.FixtureRequest,
+    model_dir: Path,
+    tmp_path: Path,
+    verdicts: list[str],
+) -> None:
+    cluster: ApacheKafkaCluster = request.getfixturevalue("kafka_cluster")
+    half = EVENTS // 2
+    send(log, [event(n) for n in range(half)])
+    started = time.monotonic()
+    group = TrainerGroup(
+        clean_kafka, model_dir, tmp_path, "m", stop_at_end=False, publish_seconds=0.5, publish_events=0
+    )
+    try:
+        wait_until(lambda: _covered(group) == half, "a release that covers the first half")
+        cluster.nodes[number - 1].kill()
+        send(log, [event(n) for n in range(half, EVENTS)])
+        wait_until(lambda: _covered(group) == EVENTS, "a release that covers what came while the node was away", 120)
+    finally:
+        cluster.start()
+        group.stop()
+    assert group.launcher.deaths == []
+    assert group.trained() == Counter(f"e{n}" for n in range(EVENTS) if event(n).item_id not in UNKNOWN)
+    assert len({(row.partition, row.offset) for row in group.rows()}) == len(group.rows()) == EVENTS
+    seconds = time.monotonic() - started
+    verdicts.append(f"| kafka.node-{number} | node {number} of 3 | {seconds:.1f} | every event once, nobody died |")
+
+
+def _covered(group: TrainerGroup) -> int:
+    """Offsets in the newest release."""
+    store = FsspecReleaseStore(str(group.releases))
+    versions = store.versions(group.state.name)
+    return sum(store.manifest(group.state.name, versions[-1]).offsets.values()) if versions else 0

@@ -7,13 +7,12 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from contracts import topics, wire
-from contracts.event import Event
 from contracts.item import Item
 from contracts.release import ReleaseAnnouncement
 from online_trainer.fault_points import FaultPoint
@@ -26,34 +25,12 @@ from streams.catch_up import newest_by_key
 from streams.event_log import EventLog
 from streams.kafka_log import KafkaEventLog
 from streams.topics import apply_topics
+from tests.integration.clicks import EVENTS, UNKNOWN, event, send, wait_until
 from tests.integration.trainer_processes import TrainerProcesses
 
 pytestmark = pytest.mark.kafka
 STATIC = ("--train-from", "begin", "--stop-at-end", "--batch-events", "16")
 STATIC += ("--publish-seconds", "0", "--publish-events", "48", "--keep-releases", "1000")
-EVENTS = 240
-
-
-def event(number: int) -> Event:
-    return Event(
-        event_id=f"e{number}",
-        event_type="click",
-        user_id=f"u{number * 7 % 23}",
-        item_id=f"i{number * 11 % 40}",
-        timestamp=1000.0 + number // 2,
-    )
-
-
-def send(log: EventLog, events: list[Event]) -> None:
-    for future in [log.produce(topics.EVENTS, e.user_id.encode(), wire.encode(e)) for e in events]:
-        future.result(30)
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +99,7 @@ def test_killed_anywhere_and_started_again_the_trainer_ends_bit_for_bit_where_it
     assert trainers.run("calm", *STATIC) == 0, trainers.said("calm")
     calm = releases(trainers, "calm")
     rows = read_rows(trainers.folder / "calm" / "prequential.jsonl")
-    unknown = {f"e{n}" for n in range(EVENTS) if event(n).item_id in ("i38", "i39")}
+    unknown = {f"e{n}" for n in range(EVENTS) if event(n).item_id in UNKNOWN}
     trained = Counter(row.event_id for row in rows if row.trained)
     assert trained == Counter({f"e{n}" for n in range(EVENTS)} - unknown)
     assert Counter(row.reason for row in rows if not row.trained) == {
@@ -165,7 +142,7 @@ def test_killed_on_a_live_stream_again_and_again_it_repeats_the_batches_that_the
     assert process.exitcode == 0, trainers.said("live")
     assert trainers.run("live", "--stop-at-end") == 0
     trained = Counter(row.event_id for row in read_rows(trainers.folder / "live/prequential.jsonl") if row.trained)
-    assert trained == Counter(f"e{n}" for n in range(EVENTS) if event(n).item_id not in ("i38", "i39"))
+    assert trained == Counter(f"e{n}" for n in range(EVENTS) if event(n).item_id not in UNKNOWN)
 
     (trainers.folder / "calm").mkdir()
     (trainers.folder / "calm/journal.jsonl").write_bytes((trainers.folder / "live/journal.jsonl").read_bytes())
