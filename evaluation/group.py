@@ -195,7 +195,9 @@ class SimulatedGroup:
         """A batch on the newest weights, as a push that has yet to arrive; None when nothing waits for the worker."""
         self.sequencer.told(worker.name, idle=False)
         base, generation = self.sequencer.index, self.sequencer.assignment.generation
-        worker.learning.copy_(self.replica.weights)
+        rate = self.run.rule.learning_rate if self.run.rule.optimizer == "sgd" else 0.0
+        worker.learning.copy_(torch.sub(self.replica.weights, worker.residual, alpha=rate))
+        ahead = worker.learning.clone()
         if worker.serving is not worker.learning:
             worker.serving.copy_(self.replica.serving)
         size = self.sequencer.members[worker.name].batch_events
@@ -206,7 +208,7 @@ class SimulatedGroup:
             return None, b""
         for first in range(0, len(positions), size):
             self._step(worker, positions[first : first + size])
-        update = self.replica.weights - worker.learning
+        update = ahead - worker.learning
         encoded = payloads.encode(update, worker.residual, self.run.rule)
         self.sent_bytes += len(encoded.data)
         self.dense_bytes += 4 * update.numel()

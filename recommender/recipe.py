@@ -5,6 +5,8 @@ benchmarks/2026-11-24-recipe.md has the ablation.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 
@@ -71,6 +73,20 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"average={self.average}: take 0 (none) up to below 1")
         if self.replay_windows < 0:
             raise ValueError(f"replay_windows={self.replay_windows}: take 0 (none) or more")
+
+    def shared_by(self, workers: int, rounds: bool = False) -> OnlineRecipe:
+        """What each of several workers of one stream does, so that together they do what one would.
+
+        Each has a share of the events in a batch, and replays a share of the past. Asynchronous pushes are steps of
+        their own, `workers` times as many: their rate is lower by the square root (a smaller batch's gradient is
+        noisier by as much; Malladi et al. 2022), and the average keeps as much a second. Pushes of `rounds` are
+        averaged into one step.
+        """
+        share = msgspec.structs.replace(self, replay_windows=-(-self.replay_windows // workers))
+        if rounds:
+            return share
+        rate, average = self.learning_rate / math.sqrt(workers), self.average ** (1 / workers)
+        return msgspec.structs.replace(share, learning_rate=rate, average=average)
 
 
 ONLINE = OnlineRecipe()

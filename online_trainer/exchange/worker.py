@@ -173,13 +173,14 @@ class Worker:
         """Up to `local_steps` batches, and one push for them."""
         started, steps = time.monotonic(), Steps()
         before = [weights.clone() for weights in self._weights]
+        first = self._look_ahead()
         following: BatchPlan | None = plan
         for _ in range(self.exchange.rule.local_steps):
             if following is None:
                 break
             self._batch(following, steps)
             following = self._plan(0.0) if self.exchange.rule.local_steps > 1 else None
-        update = before[0] - self._weights[0] if steps.applied else None
+        update = first - self._weights[0] if steps.applied else None
         for weights, kept in zip(self._weights, before, strict=True):
             weights.copy_(kept)
         reach(FaultPoint.WORKER_COMPUTED)
@@ -193,6 +194,17 @@ class Worker:
         except PushUndone as undone:
             self._foreign = (self._foreign + undone.event_ids)[-10_000:]
             self._forget()
+
+    def _look_ahead(self) -> Tensor:
+        """Step on from the weights with all this worker has learned, sent or not; a copy of these.
+
+        An element waits some 64 pushes for its turn in a compressed update. Gradients at weights without it would ask
+        for the same step again and again (benchmarks/2026-11-24-two-workers.md).
+        """
+        learning, rule = self._weights[0], self.exchange.rule
+        if rule.optimizer == "sgd":
+            learning.sub_(self.exchange.residual, alpha=rule.learning_rate)
+        return learning.clone()
 
     def _batch(self, plan: BatchPlan, steps: Steps) -> None:
         intake = self._intake

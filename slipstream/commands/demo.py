@@ -31,6 +31,9 @@ def demo(
     port: Annotated[int, typer.Option(help="The gateway's port; where it is taken, a free one.")] = 8080,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with the numbers as one JSON object.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Trainer workers; several send one another compressed steps.")
+    ] = 2,
     pretrain_epochs: Annotated[float, typer.Option(min=0.1, help="Pre-training, when the cache is empty.")] = 8.0,
 ) -> None:
     """Pre-train, serve and learn from a replayed stream; ends with one table of what was measured.
@@ -65,6 +68,7 @@ def demo(
         port=port,
         pretrain_epochs=pretrain_epochs,
         keep=keep,
+        workers=workers,
     )
     console = Console(width=None if sys.stdout.isatty() else 160)
     expected = (

@@ -98,6 +98,7 @@ def train(
         learning_rate=learning_rate,
     )
     if workers > 1:
+        import dataclasses
         import signal
 
         from online_trainer import fault_points
@@ -111,6 +112,8 @@ def train(
             require_keys_off_loopback(f"tcp://{listen}:1", exchange_key)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--listen") from error
+        shared = settings.recipe.shared_by(workers, rounds=exchange == "sync")
+        settings = dataclasses.replace(settings, recipe=shared)
         rule = Rule(
             compressed=compress is not False,
             choose=compress is None,

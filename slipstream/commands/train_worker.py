@@ -19,6 +19,9 @@ def train_worker(
     model_dir: Annotated[Path, typer.Option(metavar="DIR", help="The pre-trained model's folder, as the owners'.")],
     kafka: Annotated[str, typer.Option(envvar="SLIPSTREAM_KAFKA", metavar="HOST:PORT", help="The Kafka broker.")],
     number: Annotated[int, typer.Option(min=0, help="Another one for each worker of the group; names it.")],
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many share the stream: each replays a share of the past.")
+    ] = 2,
     exchange_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="32 random bytes that owners and workers share.")
     ] = None,
@@ -43,9 +46,12 @@ def train_worker(
     from online_trainer.exchange.messages import Rule
     from online_trainer.exchange.sequencer import GroupSettings
     from online_trainer.settings import TrainerSettings
+    from recommender.recipe import ONLINE
 
     config = GroupConfig(
-        settings=TrainerSettings(model=model, state=Path(), linger_seconds=linger_seconds),
+        settings=TrainerSettings(
+            model=model, state=Path(), linger_seconds=linger_seconds, recipe=ONLINE.shared_by(workers)
+        ),
         group=GroupSettings(),
         rule=Rule(),
         model_dir=model_dir,

@@ -43,6 +43,7 @@ class DemoSettings:
         kafka: a broker of the user's; None for one of the demo's own.
         pretrain_epochs: passes over the past when the cache is empty; 8 take under a minute on two cores.
         port: the gateway's; another one is taken where this is not free.
+        workers: of the trainer.
         keep: leave everything running at the end, until Ctrl-C.
     """
 
@@ -52,6 +53,7 @@ class DemoSettings:
     kafka: str | None = None
     pretrain_epochs: float = 8.0
     port: int = 8080
+    workers: int = 2
     keep: bool = False
     traffic: Traffic = field(default_factory=Traffic)
 
@@ -69,8 +71,9 @@ async def play(settings: DemoSettings, console: Console) -> DemoReport:
     console.print(f"[bold]1[/] {line.dataset.name}: {len(past):,} events are the past, {len(future):,} the stream")
     model_dir = pretrained(_model_folder(settings), DATASET, settings.data, settings.pretrain_epochs)
     with broker(settings.kafka, settings.run_dir) as kafka:
-        async with running(kafka, settings.run_dir, model_dir, past, settings.port) as world:
-            console.print(f"[bold]2[/] starting a trainer, two vLLM replicas and a gateway; logs in {settings.run_dir}")
+        async with running(kafka, settings.run_dir, model_dir, past, settings.port, settings.workers) as world:
+            trainer = f"a trainer of {settings.workers} workers" if settings.workers > 1 else "a trainer"
+            console.print(f"[bold]2[/] starting {trainer}, two vLLM replicas and a gateway; logs in {settings.run_dir}")
             await world.wait_ready()
             evidence = await _loop(world, future, past, settings.traffic, console)
             if settings.keep:

@@ -28,6 +28,7 @@ from streams.topics import apply_topics
 MODEL = "movielens-tiny"
 _REPLICAS = 2
 _START_SECONDS = 240.0
+_TRAINER_NICE = "5"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Two replicas, a trainer and a gateway share two cores; a `tiny` step is too small to split."""
 _TOKEN_VARIABLE = "SLIPSTREAM_ADMIN_TOKEN"  # noqa: S105 - a variable's name
@@ -99,11 +100,14 @@ def broker(kafka: str | None, run_dir: Path) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def running(kafka: str, run_dir: Path, model_dir: Path, past: Timeline, port: int) -> AsyncIterator[World]:
+async def running(
+    kafka: str, run_dir: Path, model_dir: Path, past: Timeline, port: int, workers: int
+) -> AsyncIterator[World]:
     """Fill the log with `past` and start everything; ends every process on the way out.
 
     Args:
         port: the gateway's, and the one above it its operators'; free ones are taken where these are not.
+        workers: of the trainer.
     """
     supervisor = Supervisor(run_dir)
     try:
@@ -127,7 +131,7 @@ async def running(kafka: str, run_dir: Path, model_dir: Path, past: Timeline, po
                 gateway=gateway,
                 replica_urls=[f"http://127.0.0.1:{port}" for port in replica_ports],
             )
-            _start_processes(world, run_dir, model_dir, (gateway_port, admin_port), replica_ports, token)
+            _start_processes(world, run_dir, model_dir, (gateway_port, admin_port), replica_ports, token, workers)
             yield world
     finally:
         supervisor.stop_all()
@@ -151,6 +155,7 @@ def _start_processes(
     gateway_ports: tuple[int, int],
     replica_ports: list[int],
     token: str,
+    workers: int,
 ) -> None:
     common = ["--kafka", world.kafka]
     model = ["--model", MODEL, "--model-dir", str(model_dir), "--releases", str(run_dir / "releases")]
@@ -158,7 +163,8 @@ def _start_processes(
         place = ["--port", str(port), "--replica-id", f"replica-{number}"]
         arguments = ["serve", "--engine", "vllm", *model, *common, *place]
         world.supervisor.start(f"replica-{number}", arguments, env=_ONE_THREAD)
-    start = ["--nice", "5", "--state", str(world.state), "--train-from", json.dumps(world.stream_from)]
+    start = ["--nice", _TRAINER_NICE, "--state", str(world.state), "--train-from", json.dumps(world.stream_from)]
+    start += ["--workers", str(workers), "--exchange", "async", "--compress"]
     world.supervisor.start("trainer", ["train", *model, *common, *start])
     listen = ["--port", str(gateway_ports[0]), "--admin-port", str(gateway_ports[1])]
     replicas = [argument for url in world.replica_urls for argument in ("--replica", url)]

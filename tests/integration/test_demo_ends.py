@@ -28,6 +28,10 @@ def _processes_of(run_dir: str) -> list[str]:
     return found
 
 
+def _trainer_said(cache: Path) -> bytes:
+    return b"".join(log.read_bytes() for log in (cache / "demo").glob("*/trainer.log"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_ends_all_of_it(number: signal.Signals, tmp_path: Path) -> None:
     cache, said = tmp_path / "cache", tmp_path / "said"
@@ -41,9 +45,12 @@ def test_a_signal_ends_all_of_it(number: signal.Signals, tmp_path: Path) -> None
         )
     try:
         deadline = time.monotonic() + 120
-        while len(_processes_of(str(cache / "demo"))) < 3:  # trainer and replicas: the gateway's line names no file
+        # The trainer's log tells of both workers once all of it runs; their command lines name no file.
+        while not all(b'"worker-%d"' % number in _trainer_said(cache) for number in range(2)):
             assert demo.poll() is None and time.monotonic() < deadline, said.read_text()
             time.sleep(0.1)
+        started = psutil.Process(demo.pid).children(recursive=True)
+        assert len([one for one in started if "forkserver" in " ".join(one.cmdline())]) >= 4
         demo.send_signal(number)
         assert demo.wait(60) == 130, said.read_text()
     finally:
@@ -51,3 +58,4 @@ def test_a_signal_ends_all_of_it(number: signal.Signals, tmp_path: Path) -> None
         demo.wait()
     assert "every process has ended" in said.read_text()
     assert _processes_of(str(cache)) == []
+    assert psutil.wait_procs(started, timeout=10)[1] == []

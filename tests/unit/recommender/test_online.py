@@ -37,6 +37,17 @@ def batch_of(recommender: Recommender, number: int = 0) -> OnlineBatch:
     return online_batch(recommender, users)
 
 
+def test_workers_that_share_a_stream_share_its_replay_and_lower_their_rates() -> None:
+    assert ONLINE.shared_by(1) == ONLINE
+    pair = ONLINE.shared_by(2)
+    assert pair.replay_windows * 2 == ONLINE.replay_windows
+    assert pair.learning_rate**2 * 2 == pytest.approx(ONLINE.learning_rate**2)
+    assert pair.average**2 == pytest.approx(ONLINE.average)
+    rounds = ONLINE.shared_by(2, rounds=True)
+    assert rounds == msgspec.structs.replace(ONLINE, replay_windows=16)
+    assert msgspec.structs.replace(ONLINE, replay_windows=3, average=0.0).shared_by(2).replay_windows == 2
+
+
 def steps(online: OnlineModel, count: int, past: object = draw) -> None:
     for number in range(count):
         online.backward(batch_of(online.recommender, number), past)  # type: ignore[arg-type]

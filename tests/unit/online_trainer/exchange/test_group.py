@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 
 from online_trainer.exchange.messages import Rule
 from online_trainer.exchange.sequencer import GroupSettings
+from online_trainer.learner import StepReport
 from online_trainer.tensors import from_raw
 from tests.unit.online_trainer.exchange.conftest import RECIPE, Group, click
 
@@ -57,6 +59,33 @@ def test_two_workers_train_every_event_once_and_hold_the_owners_weights(
     manifest = group.store.manifest("tiny", group.store.versions("tiny")[-1])
     assert manifest.events_trained == EVENTS
     assert sum(manifest.offsets.values()) == EVENTS
+
+
+def test_a_worker_steps_on_from_what_it_has_not_sent_yet(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = group.owner(stop_at_end=False)
+    worker, thread, patience = group.worker("a")
+    assert group.process is not None
+    kept = group.process.owner.replica.weights
+    unsent: list[float] = []
+    step = worker.learner.step
+
+    def watched(*args: Any) -> StepReport:
+        residual = worker.exchange.residual
+        unsent.append(float(residual.norm()))
+        torch.testing.assert_close(worker._weights[0], kept - residual, rtol=0, atol=0)
+        return step(*args)
+
+    monkeypatch.setattr(worker.learner, "step", watched)
+    group.send(*(click(n) for n in range(EVENTS)))
+    deadline = time.monotonic() + 30
+    while thread.is_alive() and sum(group.process.owner.sequencer.offsets.values()) < EVENTS:
+        assert time.monotonic() < deadline, "it does not get on"
+        time.sleep(0.02)
+    patience.stop()
+    thread.finish()
+    group.owner_patience.stop()
+    owner.finish()
+    assert unsent[0] == 0 < min(unsent[1:])
 
 
 def test_a_single_event_is_trained_once_it_has_lingered(group: Group) -> None:
