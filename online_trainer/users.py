@@ -26,7 +26,11 @@ class DedupeWindow:
         self._windows: dict[int, dict[str, None]] = {}
 
     def __contains__(self, event_id: str) -> bool:
-        return any(event_id in window for window in self._windows.values())
+        # A loop: `any` over a generator takes three times as long, once an event.
+        for window in self._windows.values():  # noqa: SIM110
+            if event_id in window:
+                return True
+        return False
 
     def add(self, partition: int, event_id: str) -> None:
         """Remember an id; the oldest of a full window is forgotten."""

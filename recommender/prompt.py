@@ -88,6 +88,9 @@ class Prompt:
         """Like `tokens`, for item indices."""
         first, separator = self.vocabulary.first_item_token, self.template.separator
         tokens = list(self.template.prefix)
+        if not separator:
+            tokens += [first + item for item in items[-self.window :]]
+            return tokens
         for item in items[-self.window :]:
             tokens.append(first + item)
             tokens.extend(separator)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,12 +39,14 @@ def pad_right(prompts: Sequence[Sequence[int]], recommender: Recommender) -> tup
 
     Padding stands on the right, where causal attention keeps it from every state that is read: no mask needed.
     """
-    lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64)
-    tokens = torch.full((len(prompts), max(map(len, prompts), default=0)), recommender.vocabulary.pad_token)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt)
+    lengths = np.fromiter(map(len, prompts), np.int64, len(prompts))
+    padded = np.full((len(prompts), lengths.max(initial=0)), recommender.vocabulary.pad_token, np.int64)
+    # One copy for all rows: a tensor a row costs 7 µs each.
+    flat = np.fromiter(itertools.chain.from_iterable(prompts), np.int64, lengths.sum())
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = flat
+    tokens, last = torch.from_numpy(padded), torch.from_numpy(lengths - 1)
     device = recommender.head.weight.device
-    return tokens.to(device), (lengths - 1).to(device)
+    return tokens.to(device), last.to(device)
 
 
 def hidden_states(recommender: Recommender, tokens: Tensor) -> Tensor:
