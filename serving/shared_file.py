@@ -6,7 +6,7 @@ import os
 from types import TracebackType
 
 from releases.bundle import WeightBundle
-from releases.tensor_file import write_tensors
+from releases.tensor_file import write_tensors_to
 
 
 class SharedRelease:
@@ -19,7 +19,7 @@ class SharedRelease:
     def __init__(self, bundle: WeightBundle) -> None:
         descriptor = os.memfd_create(f"release-{bundle.manifest.version}")
         self._file = os.fdopen(descriptor, "wb")
-        self._file.write(write_tensors(bundle.tensors))
+        write_tensors_to(self._file, bundle.tensors)
         self._file.flush()
         self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
 
