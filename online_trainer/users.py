@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 import torch
 
 from online_trainer.ledger import LedgerRow, Untrained
-from recommender.examples import Interaction
+from recommender.history import History, Interaction
 
 
 class DedupeWindow:
@@ -60,7 +59,7 @@ class Histories:
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._users: dict[str, deque[Interaction]] = {}
+        self._users: dict[str, History] = {}
         self._ring: list[str] = []
         self._count = 0
 
@@ -72,7 +71,7 @@ class Histories:
         """Append an event."""
         history = self._users.get(user_id)
         if history is None:
-            history = self._users[user_id] = deque(maxlen=self._length)
+            history = self._users[user_id] = History(length=self._length)
         history.append(interaction)
         if len(self._ring) < self.REPLAY_EVENTS:
             self._ring.append(user_id)

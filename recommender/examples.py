@@ -16,15 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recommender.history import History, Interaction
 from recommender.loading import Recommender
 from recommender.scoring import pad_right
-
-
-class Interaction(NamedTuple):
-    """What a user's history keeps of an event."""
-
-    item_id: str
-    timestamp: float
 
 
 @dataclass(frozen=True)
@@ -105,8 +99,10 @@ def online_batch(recommender: Recommender, users: Sequence[UserUpdate]) -> Onlin
 def _blocks(index: dict[str, int], number: int, user: UserUpdate) -> Iterator[Block]:
     """The user's new events, block by block, those with known items only."""
     history, events = user.history, user.events
-    # Most of a call's time goes here: a history has up to a thousand items.
-    known = [index[seen[0]] for seen in history if seen[0] in index]
+    if isinstance(history, History):
+        known = history.known(index)
+    else:
+        known = [index[seen.item_id] for seen in history if seen.item_id in index]
     instant, mates = _last_instant(index, history)
     start = 0
     while start < len(events):
@@ -135,3 +131,6 @@ def _last_instant(index: dict[str, int], history: Sequence[Interaction]) -> tupl
             break
         mates += seen.item_id in index
     return instant, mates
+
+
+__all__ = ["Block", "Interaction", "OnlineBatch", "UserUpdate", "online_batch"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 import torch
 
 from contracts.item import Item
 from recommender.examples import Interaction, UserUpdate, online_batch
+from recommender.history import History
 from recommender.initialise import preset_recommender
 from recommender.loading import Recommender, checkpoint_tensors
 from recommender.scoring import score_histories
@@ -88,3 +91,22 @@ def test_training_repeats_bit_for_bit(items: list[Item]) -> None:
 
     first, second = train(), train()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_history_tells_the_items_it_holds_whatever_came_and_went() -> None:
+    generator = torch.Generator().manual_seed(0)
+    index = {f"i{n}": n for n in range(6)}
+    history, plain = History(length=5), deque[Interaction](maxlen=5)
+    for number in range(60):
+        item = int(torch.randint(9, (), generator=generator))
+        history.append(Interaction(f"i{item}", float(number)))
+        plain.append(Interaction(f"i{item}", float(number)))
+        if number == 30:
+            # Items are added to the model: those seen before become known.
+            index = {f"i{n}": n for n in range(8)}
+        if number == 40:
+            index["i8"] = 8
+        if number % 3:
+            assert history.known(index) == [index[seen.item_id] for seen in plain if seen.item_id in index]
+            history.known(index).append(99)
+    assert list(history) == list(plain)
