@@ -50,10 +50,13 @@ def _time_cuda(run: Callable[[], object], runs: int, warm_up: int) -> Timing:
 
 
 def _time_cpu(run: Callable[[], object], runs: int, warm_up: int) -> Timing:
+    # Read, not written: dirty lines would go back to memory while the run is timed.
+    flush = torch.ones(_FLUSH_BYTES // 4)
     for _ in range(warm_up):
         run()
     times = []
     for _ in range(runs):
+        flush.sum()
         began = time.perf_counter()
         run()
         times.append((time.perf_counter() - began) * 1e3)

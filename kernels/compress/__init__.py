@@ -71,10 +71,9 @@ def _compress_cpu(gradient: torch.Tensor, residual: torch.Tensor, payload: Paylo
 
     spec = payload.spec
     nonfinite = torch.zeros(payload.num_chunks, dtype=torch.int64)
-    run = cpu.compress_fp32
     if gradient.dtype == torch.bfloat16:
-        run, gradient = cpu.compress_bf16, gradient.view(torch.uint16)
-    run(
+        gradient = gradient.view(torch.uint16)
+    cpu.compress(
         gradient.numpy(),
         residual.numpy(),
         spec.chunk,

@@ -100,6 +100,23 @@ def test_selects_the_largest_with_ties_by_index(device: str) -> None:
     assert decode_reference(payload).nonzero().view(-1).tolist() == [0, 1, 2, 3, 4, 5, 6, 200]
 
 
+def test_chunks_of_other_scales_follow_one_another(device: str) -> None:
+    """What did for the chunk before says nothing about the next: zeros, ties, a thousandth, a million times, few."""
+    spec, kinds = (
+        CompressionSpec(chunk=256, slots=8),
+        ("normal", "zero", "ties", "normal", "sparse", "outlier", "equal"),
+    )
+    scales = (1.0, 1.0, 1.0, 1e-3, 1e6, 1.0, 1.0)
+    chunks = [drawn(kind, 256, seed) * scales[seed % 7] for seed, kind in enumerate(kinds * 3)]
+    gradient, residual = torch.cat(chunks), torch.zeros(256 * len(chunks))
+    expected, _, _ = compress_reference(gradient, residual, spec)
+    mine = residual.to(device)
+    payload = on_cpu(compress(gradient.to(device), mine, spec).payload)
+    for section in (1, 2, 4):
+        assert torch.equal(payload.section(section), expected.section(section)), f"section {section}"
+    assert torch.equal(mine.cpu(), gradient - decode_reference(payload))
+
+
 def test_an_untouched_row_stays_untouched(device: str) -> None:
     gradient = torch.zeros(1024, device=device)
     gradient[300:303] = torch.tensor([1.0, -1.0, 4.0])

@@ -16,7 +16,7 @@ def drawn(rows: int, count: int, width: int, seed: int = 1) -> tuple[torch.Tenso
 
 @pytest.mark.parametrize(
     ("rows", "count", "width", "k"),
-    [(1, 1000, 32, 10), (5, 3001, 16, 100), (17, 129, 64, 1), (2, 200, 16, 200), (1, 1, 16, 1)],
+    [(1, 1000, 32, 10), (5, 3001, 16, 100), (17, 129, 64, 1), (2, 200, 16, 200), (1, 1, 16, 1), (70, 300, 64, 20)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equals_float64(rows: int, count: int, width: int, k: int, dtype: torch.dtype, device: str, sizes) -> None:  # type: ignore[no-untyped-def]
@@ -105,3 +105,13 @@ def test_refuses_bad_input_with_the_mend(device: str) -> None:
         topk_logits(hidden, items, 5, torch.zeros(3, 50, dtype=torch.bool, device=device))
     with pytest.raises(TypeError, match="convert it to bool"):
         topk_logits(hidden, items, 5, torch.zeros(2, 50, device=device))
+
+
+def test_maxima_that_rise_and_fall(device: str) -> None:
+    """Each item's logit a step above the one before, so that every sum so far is scaled down again and again."""
+    steps = torch.cat([torch.arange(2100), torch.arange(2100, 0, -1)]).float()
+    items = (steps[:, None] / 16).expand(4200, 16).contiguous()
+    hidden = torch.tensor([1.0, -1.0, 0.001, 0.0])[:, None].expand(4, 16).contiguous()
+    _, _, total = topk_logits_reference(hidden, items, 5, None)
+    found = topk_logits(hidden.to(device), items.to(device), 5)
+    torch.testing.assert_close(found.log_sum_exp.cpu().double(), total, rtol=1e-5, atol=1e-5)
