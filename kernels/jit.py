@@ -168,6 +168,16 @@ def stream_64(typing_context: Any, destination: Any, source: Any) -> Any:
 
 
 @intrinsic
+def load_64(typing_context: Any, address: Any) -> Any:
+    """The uint64 at any address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
+
+    return types.uint64(types.uintp), generate
+
+
+@intrinsic
 def byte_pointer(typing_context: Any, address: Any) -> Any:
     """A uint8 pointer to `address`, for `numba.carray`: a list of buffers without a compilation per length."""
 

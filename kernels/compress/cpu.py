@@ -254,7 +254,7 @@ def split_levels(word: Any, bits: Any, real: Any) -> Any:
 
 
 @inline
-def _pack(listed: Any, numbers: Any, width: Any, low: Any, high: Any, codes: Any) -> None:
+def pack(listed: Any, numbers: Any, width: Any, low: Any, high: Any, codes: Any) -> None:
     """Indices `listed` and codes `numbers` (`width` bits each) of all slots into a chunk's payload; unused are 0."""
     for j in range(low.size):
         low[j] = listed[j] & 255
@@ -307,7 +307,7 @@ def _compress_chunk(
             values[j] = x[listed[j]]
         word = _send(values, listed, numbers, quantizer, x, probe)
     numbers[count:slots] = 0
-    _pack(listed, numbers, 2 if quantizer == INT2 else 4 if quantizer == INT4 else 8, low, high, codes)
+    pack(listed, numbers, 2 if quantizer == INT2 else 4 if quantizer == INT4 else 8, low, high, codes)
     return word, count, guess
 
 
