@@ -1,7 +1,7 @@
 """What our recommender tries on 70-80 %: twelve settings around the recipe's defaults.
 
-The first ablation over all four sets (benchmarks/2026-11-24-recipe-four-sets.md) says where to look: the three sets that
-drift want a new event to count three times as much as MovieLens 100K does, and latest-small four times the steps.
+The ablation over all four sets (benchmarks/2026-11-24-recipe-four-sets.md) says where to look: the three that drift
+want a new event to count three times as much as MovieLens 100K does, and latest-small four times the steps.
 """
 
 from __future__ import annotations
