@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -146,6 +147,12 @@ class Publisher:
         except WriterFenced as fenced:
             self._reclaim(fenced)
             self._log.produce_transaction(self._transactional_id, [record])
+        except LogUnavailable as error:
+            # kafka-python 3.0.12 goes on asking a node that has died (seen: 120 s); a new connection asks the others.
+            self._must_be_writer(error)
+            with suppress(LogUnavailable):
+                self._reconnect()
+            raise
         reach(FaultPoint.PUBLISH_ANNOUNCED)
 
     @property
@@ -154,12 +161,7 @@ class Publisher:
 
     def _reclaim(self, fenced: WriterFenced) -> None:
         """Connect anew when the store says that nobody has taken over. Raises WriterReplaced or LogUnavailable."""
-        highest = self._store.highest_epoch(self._model)
-        if highest != self._epoch:
-            raise WriterReplaced(
-                f"{self._model}: announcing was refused ({fenced}), this writer's epoch is {self._epoch}, the store's "
-                f"{highest}; another trainer has taken over, stop this one"
-            ) from fenced
+        self._must_be_writer(fenced)
         if time.monotonic() < self._next_reclaim:
             raise LogUnavailable(
                 f"{self._transactional_id} was lost again within {_RECLAIM_SECONDS} s ({fenced}); if another trainer "
@@ -167,8 +169,19 @@ class Publisher:
             ) from fenced
         self._next_reclaim = time.monotonic() + _RECLAIM_SECONDS
         _log.warning("transactional_id_reclaimed", model=self._model, reason=str(fenced))
-        self._log.close()
-        self._log = self._connect()
+        self._reconnect()
+
+    def _must_be_writer(self, refused: Exception) -> None:
+        highest = self._store.highest_epoch(self._model)
+        if highest != self._epoch:
+            raise WriterReplaced(
+                f"{self._model}: announcing was refused ({refused}), this writer's epoch is {self._epoch}, the store's "
+                f"{highest}; another trainer has taken over, stop this one"
+            ) from refused
+
+    def _reconnect(self) -> None:
+        old, self._log = self._log, self._connect()
+        old.close()
 
     def _remove_old(self) -> None:
         if len(self._store.versions(self._model)) < self._keep_releases + _RETENTION_SLACK:

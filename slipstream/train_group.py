@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from online_trainer.patience import Patience
     from online_trainer.settings import TrainerSettings
 
+ANNOUNCE_SECONDS = 12.0
+"""Until an announcement that a broker has not taken is tried on a new connection; a request may take 10 s of it."""
 REPLACED, UNFIT, BUSY = 3, 4, 5
 """Exit codes: another trainer took over; state, model, log or group do not fit; the state folder is in use."""
 _FINAL = frozenset({REPLACED, UNFIT, BUSY})
@@ -203,7 +205,9 @@ def run_owner(config: GroupConfig, number: int) -> int:
         config.group,
         config.rule,
         load_recommender(config.model_dir),
-        lambda: KafkaEventLog(config.kafka, client_id="slipstream-train-owner"),
+        lambda: KafkaEventLog(
+            config.kafka, client_id="slipstream-train-owner", delivery_timeout_seconds=ANNOUNCE_SECONDS
+        ),
         FsspecReleaseStore(config.releases),
         metrics,
         patience,

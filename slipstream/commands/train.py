@@ -206,15 +206,17 @@ def _run(
     from recommender.loading import load_recommender
     from releases.fsspec_store import FsspecReleaseStore
     from releases.store import WriterReplaced
+    from slipstream.train_group import ANNOUNCE_SECONDS
     from streams.kafka_log import KafkaEventLog
+
+    def connect() -> KafkaEventLog:
+        return KafkaEventLog(kafka, client_id="slipstream-train", delivery_timeout_seconds=ANNOUNCE_SECONDS)
 
     torch.set_num_threads(threads)
     try:
         store = FsspecReleaseStore(releases)
         recommender = load_recommender(model_dir)
-        trainer = start_trainer(
-            settings, recommender, lambda: KafkaEventLog(kafka, client_id="slipstream-train"), store, metrics, patience
-        )
+        trainer = start_trainer(settings, recommender, connect, store, metrics, patience)
         try:
             trainer.run()
         finally:

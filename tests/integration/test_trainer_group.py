@@ -151,7 +151,7 @@ def test_a_killed_node_of_the_log_costs_no_event_and_no_trainer(
         wait_until(lambda: _covered(group) == half, "a release that covers the first half")
         cluster.nodes[number - 1].kill()
         send(log, [event(n) for n in range(half, EVENTS)])
-        wait_until(lambda: _covered(group) == EVENTS, "a release that covers what came while the node was away", 120)
+        wait_until(lambda: _covered(group) == EVENTS, "a release that covers what came while the node was away", 45)
     finally:
         cluster.start()
         group.stop()
