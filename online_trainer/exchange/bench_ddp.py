@@ -3,9 +3,11 @@
 # No postponed annotations: DDP compares a hook's with its own types.
 import copy
 import multiprocessing
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from online_trainer.exchange.messages import Rule
 from online_trainer.exchange.overlapped import BUCKET_BYTES, OverlappedGradients
 
 DDP, DDP_BF16 = "ddp", "ddp, bf16 hook"
+CHOSEN = "chosen"
 DENSE, DENSE_AFTER, COMPRESSED = "dense", "dense, not overlapped", "compressed"
 _LAYERS, _ROWS = 8, 128
 _BURST = 4
@@ -41,6 +44,8 @@ class StepTimes:
     seconds: np.ndarray[Any, np.dtype[np.float64]]
     hidden_seconds: float
     exposed_seconds: float
+    compressed: bool | None = None
+    """What was chosen by itself; None where nothing is."""
 
     @property
     def median(self) -> float:
@@ -48,7 +53,14 @@ class StepTimes:
         return float(np.median(self.seconds))
 
 
-def measure_steps(num_elements: int, workers: int, rounds: int, rule: Rule | None = None) -> dict[str, StepTimes]:
+def measure_steps(
+    num_elements: int,
+    workers: int,
+    rounds: int,
+    rule: Rule | None = None,
+    kinds: Sequence[str] = (),
+    link_bytes_per_second: float = 0.0,
+) -> dict[str, StepTimes]:
     """Train one model in `workers` processes, one thread each, with each kind of exchange in turn.
 
     gloo on CPUs; NCCL where there is a GPU for each worker.
@@ -56,29 +68,62 @@ def measure_steps(num_elements: int, workers: int, rounds: int, rule: Rule | Non
     Args:
         num_elements: of the model, about.
         rounds: times that every kind has its turn, three counted steps each.
+        kinds: some of this module's names; all by default.
+        link_bytes_per_second: of each worker's link; 0 for plain loopback. Else a network namespace of the ranks' own
+            gets a loopback of `workers` times that rate, by util-linux' unshare and iproute2's tc (Linux).
+
+    Raises:
+        RuntimeError: a rank failed, or there can be no namespace here.
     """
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (workers, folder, num_elements, rounds, rule or Rule())
-        processes = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(workers)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        if failed := [process.exitcode for process in processes if process.exitcode]:
-            raise RuntimeError(f"a rank ended with exit code {failed[0]}; its words stand above")
+        task = _Task(workers, num_elements, rounds, rule or Rule(), list(kinds))
+        (Path(folder) / "task").write_bytes(msgspec.msgpack.encode(task))
+        command = [sys.executable, "-m", __name__, folder]
+        if link_bytes_per_second:
+            command = [*_capped(workers * link_bytes_per_second), *command]
+        if subprocess.run(command, check=False).returncode:
+            raise RuntimeError("a rank failed, or a network namespace can't be made here; see above")
         found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(workers)]
     return {
         kind: StepTimes(
             np.max([one[kind][0] for one in found], axis=0),
             float(np.mean([one[kind][1] for one in found])),
             float(np.mean([one[kind][2] for one in found])),
+            found[0][kind][3],
         )
         for kind in found[0]
     }
 
 
-def _rank(rank: int, workers: int, folder: str, num_elements: int, rounds: int, rule: Rule) -> None:
+class _Task(msgspec.Struct, frozen=True):
+    workers: int
+    num_elements: int
+    rounds: int
+    rule: Rule
+    kinds: list[str]
+
+
+def _capped(bytes_per_second: float) -> list[str]:
+    """What runs a command on a loopback of that rate."""
+    rate, burst = round(8 * bytes_per_second), max(262_144, round(bytes_per_second / 250))
+    shape = f"tc qdisc add dev lo root tbf rate {rate}bit burst {burst} latency 10s"
+    return ["unshare", "--map-root-user", "--net", "sh", "-c", f'ip link set lo up && {shape} && exec "$0" "$@"']
+
+
+def main(folder: str) -> int:
+    """Run the ranks of the task in `folder`; the exit code."""
+    task = msgspec.msgpack.decode((Path(folder) / "task").read_bytes(), type=_Task)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_rank, args=(rank, folder, task)) for rank in range(task.workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return int(any(process.exitcode for process in processes))
+
+
+def _rank(rank: int, folder: str, task: _Task) -> None:
+    workers, num_elements, rounds = task.workers, task.num_elements, task.rounds
     torch.set_num_threads(1)
     cuda = torch.cuda.is_available() and torch.cuda.device_count() >= workers
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")
@@ -87,7 +132,11 @@ def _rank(rank: int, workers: int, folder: str, num_elements: int, rounds: int, 
     dist.init_process_group(
         "nccl" if cuda else "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=workers
     )
-    steps = _kinds(num_elements, rule, device)
+    steps = {
+        kind: make()
+        for kind, make in _kinds(num_elements, task.rule, device).items()
+        if kind in (task.kinds or (kind,))
+    }
     width = _width(num_elements)
     inputs = torch.randn(_ROWS, width, generator=torch.Generator().manual_seed(rank)).to(device)
     seconds: dict[str, list[float]] = {kind: [] for kind in steps}
@@ -109,25 +158,26 @@ class _Kind:
     gradients: OverlappedGradients | None = None
 
 
-def _exchange(kind: _Kind, rounds: int) -> tuple[float, float]:
+def _exchange(kind: _Kind, rounds: int) -> tuple[float, float, bool | None]:
     if kind.gradients is None:
-        return float("nan"), float("nan")
-    overlap, steps = kind.gradients.overlap, rounds * _BURST
-    return overlap.hidden_seconds / steps, overlap.exposed_seconds / steps
+        return float("nan"), float("nan"), None
+    overlap, steps, choice = kind.gradients.overlap, rounds * _BURST, kind.gradients.choice
+    return overlap.hidden_seconds / steps, overlap.exposed_seconds / steps, choice.settled if choice else None
 
 
-def _kinds(num_elements: int, rule: Rule, device: torch.device) -> dict[str, _Kind]:
+def _kinds(num_elements: int, rule: Rule, device: torch.device) -> dict[str, Callable[[], _Kind]]:
     torch.manual_seed(0)
     width = _width(num_elements)
     net = nn.Sequential(*(layer for _ in range(_LAYERS) for layer in (nn.Linear(width, width), nn.GELU()))).to(device)
     dense = msgspec.structs.replace(rule, compressed=False)
     compressed = msgspec.structs.replace(rule, compressed=True)
     return {
-        DDP: _wrapped(net, None),
-        DDP_BF16: _wrapped(net, _bf16),
-        DENSE: _own(net, dense),
-        DENSE_AFTER: _own(net, dense, overlap=False),
-        COMPRESSED: _own(net, compressed),
+        DDP: lambda: _wrapped(net, None),
+        DDP_BF16: lambda: _wrapped(net, _bf16),
+        DENSE: lambda: _own(net, dense),
+        DENSE_AFTER: lambda: _own(net, dense, overlap=False),
+        COMPRESSED: lambda: _own(net, compressed),
+        CHOSEN: lambda: _own(net, msgspec.structs.replace(rule, choose=True)),
     }
 
 
@@ -175,3 +225,7 @@ def _timed(step: Callable[[Tensor], None], inputs: Tensor, device: torch.device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -84,16 +84,22 @@ class EncodingChoice:
         self._tried: dict[str, int] = {}
         self._since = 0
 
-    def record(self, worker: str, compressed: bool, seconds: float, workers: int) -> bool:
+    @property
+    def listening(self) -> bool:
+        """Whether what the next pushes take counts: during tries, and shortly before one."""
+        return self.settled is None or self.compressed != self.settled or self._since >= self.AGAIN - self.TRIES
+
+    def record(self, worker: str, compressed: bool, seconds: float | None, workers: int) -> bool:
         """What a push took; whether `settled` changed.
 
         Args:
+            seconds: None: not known, which is enough while nobody is `listening`.
             workers: that take part now.
         """
         if compressed != self.compressed:
             return False
         self._tried[worker] = self._tried.get(worker, 0) + 1
-        if self._tried[worker] > 1:
+        if self._tried[worker] > 1 and seconds is not None:
             self._costs[compressed].append(seconds)
         if self.settled is not None and compressed == self.settled:
             self._since += 1

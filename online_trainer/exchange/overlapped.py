@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from online_trainer.exchange.choice import EncodingChoice
 from online_trainer.exchange.collectives import Group, compressed_mean, dense_mean
 from online_trainer.exchange.messages import Rule
 from online_trainer.exchange.payloads import spec_of
@@ -66,7 +67,7 @@ class OverlappedGradients:
 
     Args:
         model: on one device, fp32; ranks start from the same weights.
-        rule: `compressed`, `chunk`, `slots`, `quantizer` are used.
+        rule: `compressed`, `choose`, `chunk`, `slots`, `quantizer` are used.
         group: the process group; None for the default one. gloo on CPUs, NCCL on GPUs.
         bucket_bytes: of a bucket's gradients, about.
         overlap: False exchanges everything in `finish`, for comparison.
@@ -87,6 +88,9 @@ class OverlappedGradients:
         self._group = group
         self._overlap = overlap
         self._spec = spec_of(rule)
+        self.choice = EncodingChoice(rule.compressed) if rule.choose else None
+        """With `Rule.choose`: the same on every rank, by the slowest one's encoding and waiting in each step tried."""
+        self._compressed = rule.compressed
         # Backward reaches the last layers first.
         parameters = [p for p in reversed(list(model.parameters())) if p.requires_grad]
         if wrong := [p.dtype for p in parameters if p.dtype != torch.float32]:
@@ -138,7 +142,7 @@ class OverlappedGradients:
 
     def _bucket(self, parameters: list[nn.Parameter]) -> _Bucket:
         flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
-        return _Bucket(parameters, flat, torch.zeros_like(flat) if self._rule.compressed else None)
+        return _Bucket(parameters, flat, torch.zeros_like(flat) if self._rule.compressed or self._rule.choose else None)
 
     def _hook(self, bucket: _Bucket, view: Tensor) -> Callable[[Tensor], None]:
         def take(parameter: Tensor) -> None:
@@ -164,9 +168,14 @@ class OverlappedGradients:
                 if parameter.grad is None:
                     view.zero_()
         bucket.started = time.perf_counter()
-        if bucket.residual is not None:
+        if self._compressed:
+            assert bucket.residual is not None, "made for a rule that may compress"  # noqa: S101
             mean = compressed_mean(bucket.flat, bucket.residual, self._spec, self._group)
         else:
+            if bucket.residual is not None:
+                # What compression kept back before dense was chosen goes along, once.
+                bucket.flat.add_(bucket.residual)
+                bucket.residual.zero_()
             mean = dense_mean(bucket.flat, self._group)
         bucket.encoded = time.perf_counter()
 
@@ -179,12 +188,24 @@ class OverlappedGradients:
     def _measure(self, asked: float, ended: float) -> None:
         hidden = sum(stop - start for start, stop in _union((b.encoded, min(b.done, asked)) for b in self._buckets))
         encode = sum(max(0.0, min(b.encoded, asked) - b.started) for b in self._buckets)
+        self._choose(encode + ended - asked)
         before = self._overlapped
         self._overlapped = Overlap(
             before.hidden_seconds + hidden,
             before.exposed_seconds + ended - asked,
             before.encode_seconds + encode,
         )
+
+    def _choose(self, seconds: float) -> None:
+        if self.choice is None:
+            return
+        agreed: float | None = None
+        if self.choice.listening:
+            slowest = torch.tensor([seconds], device=self._buckets[0].flat.device)
+            dist.all_reduce(slowest, op=dist.ReduceOp.MAX, group=self._group)
+            agreed = float(slowest)
+        self.choice.record("all", self._compressed, agreed, 1)
+        self._compressed = self.choice.compressed
 
 
 def broadcast(model: nn.Module, group: Group = None) -> None:

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from online_trainer.exchange.bench import Chosen, ExchangeCost
     from online_trainer.exchange.choice import Costs
@@ -62,6 +63,9 @@ def exchange(
     table = Table(title=f"one exchange of {elements:,} elements, {workers} workers, milliseconds")
     for column in ("link", "encoding", "total", "encode", "link + owner", "decode", "pushed bytes", "pulled bytes"):
         table.add_column(column, justify="left" if column in ("link", "encoding") else "right")
+    rounds = Table(title=f"one step of {elements:,} elements, synchronous, over the same links, milliseconds")
+    for column in ("link", "exchange", "step", "hidden", "exposed"):
+        rounds.add_column(column, justify="left" if column in ("link", "exchange") else "right")
     console = Console(width=140)
     rows = _step_rows(elements, workers, steps, Rule(slots=slots), console) if steps else []
     for rate in caps:
@@ -80,8 +84,12 @@ def exchange(
             )
         chosen = measure_choice(Rule(slots=slots), elements, workers, rate * 1e9 / 8, free_port)
         table.add_row("", f"chosen: {'compressed' if chosen.compressed else 'dense'}", end_section=True)
+        if steps:
+            rows += _synchronous_rows(link, rate, elements, workers, steps, Rule(slots=slots), rounds)
         rows += _rows(link, rate, totals, elements, chosen)
     console.print(table)
+    if steps:
+        console.print(rounds)
     dense, compressed = costs["dense"], costs["compressed"]
     console.print(_sum(dense, compressed, workers, crossover))
     rows.append(_row("predicted crossover, sockets and owner free", crossover, "Gb/s", None, ""))
@@ -123,6 +131,36 @@ def _step_rows(elements: int, workers: int, turns: int, rule: Rule, console: Con
         rows += [_row(f"{kind}, {name}", value, "ms", None, "", "lower") for name, value in known.items()]
     console.print(table)
     return rows
+
+
+def _synchronous_rows(
+    link: str, rate: float, elements: int, workers: int, turns: int, rule: Rule, table: Table
+) -> list[dict[str, Any]]:
+    """Steps with either encoding on a link, and what ranks choose by themselves."""
+    from online_trainer.exchange.bench_ddp import CHOSEN, COMPRESSED, DENSE, measure_steps
+
+    found = measure_steps(elements, workers, turns, rule, (DENSE, COMPRESSED, CHOSEN), rate * 1e9 / 8)
+    taken = found[CHOSEN].compressed
+    for kind, times in found.items():
+        said = f"chosen: {'compressed' if taken else 'dense'}" if kind == CHOSEN else kind
+        parts = (times.median, times.hidden_seconds, times.exposed_seconds)
+        last = kind == CHOSEN
+        table.add_row(link if kind == DENSE else "", said, *(f"{1000 * s:.1f}" for s in parts), end_section=last)
+    mine, other = (COMPRESSED, DENSE) if taken else (DENSE, COMPRESSED)
+    rows = [
+        _row(f"synchronous chosen, {link}", float(bool(taken)), "1 compressed, 0 dense", None, ""),
+        _row(
+            f"synchronous, the other over the chosen, {link}",
+            found[other].median / found[mine].median,
+            "ratio",
+            0.9,
+            "",
+        ),
+    ]
+    return rows + [
+        _row(f"synchronous {kind} step, {link}", 1000 * found[kind].median, "ms", None, "", "lower")
+        for kind in (DENSE, COMPRESSED)
+    ]
 
 
 def _row(

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from online_trainer.exchange.choice import EncodingChoice
 from online_trainer.exchange.messages import Rule
 from online_trainer.exchange.overlapped import OverlappedGradients, broadcast
 from online_trainer.exchange.synchronous import SynchronousExchange
@@ -86,6 +87,33 @@ def overlapped(rule: Rule, overlap: bool) -> dict[str, torch.Tensor]:
     return out | {"weights": torch.cat([p.detach().flatten() for p in net.parameters()]), "seconds": seconds}
 
 
+def chosen() -> dict[str, torch.Tensor]:
+    """Steps until the ranks have chosen, and some: each one's choice, its weights, and what was given and received."""
+    net = torch.nn.Linear(100, 100, bias=False)
+    broadcast(net)
+    gradients = OverlappedGradients(net, Rule(choose=True))
+    given, received = torch.zeros(100, 100, dtype=torch.float64), torch.zeros(100, 100, dtype=torch.float64)
+    said = []
+    for step in range(3 * EncodingChoice.TRIES):
+        inputs = torch.randn(8, 100, generator=torch.Generator().manual_seed(100 * step + dist.get_rank()))
+        loss = net(inputs).square().mean()
+        given += torch.autograd.grad(loss, net.weight, retain_graph=True)[0]
+        net.zero_grad()
+        assert gradients.choice is not None
+        said.append(gradients.choice.compressed)
+        loss.backward()
+        gradients.finish()
+        assert net.weight.grad is not None
+        received += net.weight.grad
+    assert gradients.choice.settled is not None
+    seconds = [gradients.choice.seconds(True), gradients.choice.seconds(False)]
+    residual = gradients.residual_norm()
+    return {
+        "said": torch.tensor([*said, gradients.choice.settled]), "seconds": torch.tensor(seconds, dtype=torch.float64),
+        "given": given, "received": received, "residual": torch.tensor(residual),
+    }  # fmt: skip
+
+
 def main(rank: str, size: str, store: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(size))
@@ -94,6 +122,7 @@ def main(rank: str, size: str, store: str, out: str) -> None:
     for case in ("compressed", "dense"):
         found[f"{case}, overlapped"] = overlapped(rules[case], overlap=True)
         found[f"{case}, after backward"] = overlapped(rules[case], overlap=False)
+    found["chosen"] = chosen()
     torch.save(found, out)
     dist.destroy_process_group()
 

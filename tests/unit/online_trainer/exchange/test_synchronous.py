@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from online_trainer.exchange.choice import EncodingChoice
+
 ROOT = Path(__file__).parents[4]
 RANK = Path(__file__).with_name("rank.py")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -86,6 +88,17 @@ def test_exchange_time_is_hidden_only_where_backward_goes_on(ranks: Ranks) -> No
         assert hidden > 0 and exposed > 0
         hidden, exposed, encode = one["dense, after backward"]["seconds"].tolist()
         assert hidden == 0 and encode == 0 and exposed > 0
+
+
+def test_ranks_try_both_encodings_and_choose_alike(ranks: Ranks) -> None:
+    one, other = (found["chosen"] for found in ranks)
+    assert torch.equal(one["said"], other["said"]) and torch.equal(one["seconds"], other["seconds"])
+    assert set(one["said"].tolist()) == {True, False}
+    faster = bool(one["seconds"][0] < one["seconds"][1])
+    assert one["said"].tolist()[-EncodingChoice.TRIES :] == [faster] * EncodingChoice.TRIES
+    # What compression kept back goes along with the first dense step, or is still kept.
+    lost = (2 * one["received"] - one["given"] - other["given"]).norm()
+    assert float(lost) <= float(one["residual"] + other["residual"]) + 0.02 * float(one["given"].norm())
 
 
 def test_the_example_of_the_page_learns(tmp_path: Path) -> None:
