@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import date
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -135,6 +136,7 @@ def run(
     Raises:
         RefusedToTime: see `check`.
     """
+    load = os.getloadavg()[0]
     check(ops, device)
     bandwidth = copy_bandwidth(device, min(size, 10**9))
     rows = [_row("copy bandwidth", bandwidth / 1e9, "GB/s", None, "higher")]
@@ -142,13 +144,21 @@ def run(
         maker = partial(wire_cases, recorded=recorded) if op == "wire" else OPS[op]
         for case in maker(device, size):
             for row in rows_of(case, device, bandwidth, runs):
-                rows.append(row)
+                rows.append(row | {"op": op})
                 report(f"{row['name']}: {row['value']:.4g} {row['unit']}")
             gc.collect()
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
-    return {"command": "bench kernels", "version": _version(), "machine": machine(device), "rows": rows}
+    return {
+        "command": "bench kernels",
+        "version": _version(),
+        "date": date.today().isoformat(),
+        "machine": machine(device),
+        "load_before": load,
+        "load_after": os.getloadavg()[0],
+        "rows": rows,
+    }
 
 
 def _version() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,7 +31,9 @@ def kernels(
     dataset: Annotated[
         str, typer.Option(help="Record a gradient of the recommender on this data set; empty: none.")
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="Also write OUT.json and, as a table, OUT.md.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write OUT.json, OUT.md with verdicts and limits, and OUT.png.")
+    ] = None,
     json_only: Annotated[bool, typer.Option("--json", help="Only the JSON line on stdout, no table.")] = False,
 ) -> None:
     """Run each op's tests, refuse to time an op whose tests are red, and time the others."""
@@ -59,8 +61,7 @@ def kernels(
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
     if out is not None:
-        out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-        out.with_suffix(".md").write_text(_markdown(document))
+        _write(document, out, device, _command(device, size, op, runs, dataset, out))
     if not json_only:
         _print_table(document)
     typer.echo(json.dumps(document))
@@ -95,21 +96,32 @@ def _goal(row: dict) -> str:  # type: ignore[type-arg]
     return "" if row["goal"] is None else f"{sign} {row['goal']:g}"
 
 
-def _markdown(document: dict) -> str:  # type: ignore[type-arg]
-    machine = document["machine"]
-    lines = [
-        f"# Kernels on {machine['device']}",
-        "",
-        ", ".join(f"{name} {value}" for name, value in machine.items() if name != "device") + ".",
-        "",
-        "| what | measured | wanted | baseline |",
-        "| --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {row['name']} | {row['value']:.4g} {row['unit']} | {_goal(row)} | {row['baseline'] or ''} |"
-        for row in document["rows"]
-    ]
-    return "\n".join(lines) + "\n"
+def _command(device: str, size: float, op: list[str] | None, runs: int, dataset: str, out: Path) -> str:
+    """The command line that repeats a run, defaults left out."""
+    parts = ["slipstream bench kernels --device", device]
+    parts += [f"--size {size:g}"] if size else []
+    parts += [f"--op {name}" for name in op or ()]
+    parts += [f"--runs {runs}"] if runs != 20 else []
+    parts += [f"--dataset {dataset}"] if dataset else []
+    return " ".join([*parts, f"--out {out}"])
+
+
+def _write(document: dict[str, Any], out: Path, device: str, command: str) -> None:
+    """OUT.json, OUT.md and, where matplotlib is installed, OUT.png."""
+    import importlib.util
+    import json
+
+    from kernels.bench.plot import draw
+    from kernels.bench.report import markdown
+
+    # Not `with_suffix`: a name like `2026.11-kernels` has a dot of its own.
+    json_path, table_path, plot_path = (out.with_name(out.name + suffix) for suffix in (".json", ".md", ".png"))
+    json_path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    plot = None
+    if importlib.util.find_spec("matplotlib") is not None:
+        draw(plot_path, [document])
+        plot = plot_path.name
+    table_path.write_text(markdown(document, device, command, plot), encoding="utf-8")
 
 
 def _print_table(document: dict) -> None:  # type: ignore[type-arg]
