@@ -110,7 +110,7 @@ def verdicts() -> Iterator[list[str]]:
         )
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120 * kafka_nodes())
 @pytest.mark.parametrize("point", DRAWN)
 def test_killed_anywhere_a_group_counts_every_event_once(
     point: str, log: KafkaEventLog, clean_kafka: str, model_dir: Path, tmp_path: Path, verdicts: list[str]
