@@ -1,7 +1,6 @@
-"""Optimizer steps in Triton. Dense: persistent programs, each with one chunk of scratch that stays in the L2 cache.
+"""Optimizer steps in Triton. Dense: one program a chunk, whose gradient is summed in shared memory.
 
-A chunk's gradient is summed into the scratch (zero between chunks), read once while the state streams through, and
-its touched elements are zeroed again: the gradient never reaches memory.
+The state's loads come first, so that memory works while the payloads are summed; the gradient never reaches memory.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ import triton
 import triton.language as tl
 
 from kernels.compress.triton import NUMBER
-from kernels.decompress_accumulate.triton import add_payloads, load_slots, pointer_table, ways
+from kernels.decompress_accumulate.triton import pointer_table, sum_payloads, ways
 from kernels.payload import Payload
+from kernels.scratch import scratch_of, spare_words
 
 
 @triton.jit
@@ -33,12 +33,12 @@ def _apply_kernel(
     copy,
     exp_avg,
     exp_avg_sq,
-    scratch,
+    spare,
     buffers,
     weights,
     num_payloads,
     num_elements,
-    num_chunks,
+    first_chunk,
     low_at,
     high_at,
     codes_at,
@@ -56,86 +56,49 @@ def _apply_kernel(
     QUANTIZER: tl.constexpr,
     ADAM: tl.constexpr,
     COPY: tl.constexpr,
-    BLOCK: tl.constexpr,
+    TAIL: tl.constexpr,
     WAYS: tl.constexpr,
+    HELD_TWICE: tl.constexpr,
+    SHARED: tl.constexpr,
 ):
-    mine = scratch + tl.program_id(0) * CHUNK
-    for chunk_number in range(tl.program_id(0), num_chunks, tl.num_programs(0)):
-        chunk = tl.zeros([], tl.int64) + chunk_number
-        add_payloads(
-            mine,
-            buffers,
-            weights,
-            num_payloads,
-            chunk,
-            low_at,
-            high_at,
-            codes_at,
-            counts_at,
-            SLOTS,
-            BITS,
-            QUANTIZER,
-            WAYS,
-        )
-        left = tl.minimum(num_elements - chunk * CHUNK, CHUNK).to(tl.int32)
-        for part in range(CHUNK // BLOCK):
-            offset = part * BLOCK + tl.arange(0, BLOCK)
-            at = chunk * CHUNK + offset
-            gradient = tl.load(mine + offset)
-            if left == CHUNK:
-                weight = tl.load(master + at)
-                if ADAM:
-                    weight, first, second = _adam(
-                        weight,
-                        tl.load(exp_avg + at),
-                        tl.load(exp_avg_sq + at),
-                        gradient,
-                        beta1,
-                        beta2,
-                        rate,
-                        root,
-                        epsilon,
-                        factor,
-                        l2,
-                    )
-                    tl.store(exp_avg + at, first)
-                    tl.store(exp_avg_sq + at, second)
-                else:
-                    weight -= rate * (gradient + l2 * weight)
-                tl.store(master + at, weight)
-                if COPY:
-                    tl.store(copy + at, weight.to(tl.bfloat16))
-            else:
-                inside = offset < left
-                weight = tl.load(master + at, mask=inside, other=0.0)
-                if ADAM:
-                    weight, first, second = _adam(
-                        weight,
-                        tl.load(exp_avg + at, mask=inside, other=0.0),
-                        tl.load(exp_avg_sq + at, mask=inside, other=0.0),
-                        gradient,
-                        beta1,
-                        beta2,
-                        rate,
-                        root,
-                        epsilon,
-                        factor,
-                        l2,
-                    )
-                    tl.store(exp_avg + at, first, mask=inside)
-                    tl.store(exp_avg_sq + at, second, mask=inside)
-                else:
-                    weight -= rate * (gradient + l2 * weight)
-                tl.store(master + at, weight, mask=inside)
-                if COPY:
-                    tl.store(copy + at, weight.to(tl.bfloat16), mask=inside)
-        tl.debug_barrier()
-        for first in range(0, num_payloads, WAYS):
-            index, _, used, _ = load_slots(
-                buffers, first, num_payloads, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER, WAYS
-            )
-            tl.store(mine + index, tl.zeros([WAYS * SLOTS], tl.float32), mask=used)
-        tl.debug_barrier()
+    chunk = tl.program_id(0).to(tl.int64) + first_chunk
+    scratch = scratch_of(spare, SHARED)
+    offset = tl.arange(0, CHUNK)
+    at = chunk * CHUNK + offset
+    inside = offset < (num_elements - chunk * CHUNK).to(tl.int32) if TAIL else None
+    weight = tl.load(master + at, mask=inside)
+    if ADAM:
+        first = tl.load(exp_avg + at, mask=inside)
+        second = tl.load(exp_avg_sq + at, mask=inside)
+    gradient = sum_payloads(
+        scratch,
+        buffers,
+        weights,
+        num_payloads,
+        chunk,
+        low_at,
+        high_at,
+        codes_at,
+        counts_at,
+        CHUNK,
+        SLOTS,
+        BITS,
+        QUANTIZER,
+        WAYS,
+        HELD_TWICE,
+        SHARED,
+    )
+    if ADAM:
+        weight, first, second = _adam(weight, first, second, gradient, beta1, beta2, rate, root, epsilon, factor, l2)
+        tl.store(exp_avg + at, first, mask=inside)
+        tl.store(exp_avg_sq + at, second, mask=inside)
+    else:
+        weight -= rate * (gradient + l2 * weight)
+    tl.store(master + at, weight, mask=inside)
+    if COPY:
+        # Eight bytes a thread: at sixteen, every fp32 tensor would be held in eights and moved through shared memory.
+        fours = tl.max_contiguous(chunk * CHUNK + tl.arange(0, CHUNK), 4)
+        tl.store(copy + fours, weight.to(tl.bfloat16), mask=inside)
 
 
 @triton.jit
@@ -185,12 +148,6 @@ def _lazy_kernel(
     tl.store(last_step + row, step)
 
 
-def _programs(device: torch.device, per_processor: int) -> int:
-    if device.type != "cuda":
-        return 2
-    return torch.cuda.get_device_properties(device).multi_processor_count * per_processor
-
-
 def apply_cuda(
     master: torch.Tensor,
     copy: torch.Tensor | None,
@@ -199,38 +156,40 @@ def apply_cuda(
     weights: torch.Tensor,
     scalars: Sequence[float],
     num_warps: int = 16,
-    block: int = 4096,
-    per_processor: int = 2,
 ) -> None:
-    """Launch Adam (with `moments`) or SGD (without) over a flat `master`."""
-    spec, chunks = payloads[0].spec, payloads[0].num_chunks
-    programs = min(chunks, _programs(master.device, per_processor))
-    scratch = torch.zeros(programs * spec.chunk, dtype=torch.float32, device=master.device)
+    """Launch Adam (with `moments`) or SGD (without) over a flat `master`: whole chunks, then the tail."""
+    spec, chunks, many = payloads[0].spec, payloads[0].num_chunks, ways(len(payloads))
     first, second = moments or (master, master)
-    _apply_kernel[(programs,)](
-        master,
-        master if copy is None else copy,
-        first,
-        second,
-        scratch,
-        pointer_table(payloads),
-        weights,
-        len(payloads),
-        master.numel(),
-        chunks,
-        *spec.offsets(chunks)[1:5],
-        *scalars,
-        CHUNK=spec.chunk,
-        SLOTS=spec.slots,
-        BITS=spec.quantizer.bits,
-        QUANTIZER=NUMBER[spec.quantizer],
-        ADAM=moments is not None,
-        COPY=copy is not None,
-        BLOCK=min(block, spec.chunk),
-        WAYS=ways(len(payloads)),
-        num_warps=num_warps,
-        enable_fp_fusion=False,
-    )
+    table = pointer_table(payloads)
+    whole = master.numel() // spec.chunk
+    for start, number, tail in ((0, whole, False), (whole, chunks - whole, True)):
+        if number:
+            _apply_kernel[(number,)](
+                master,
+                master if copy is None else copy,
+                first,
+                second,
+                spare_words(number, master.device),
+                table,
+                weights,
+                len(payloads),
+                master.numel(),
+                start,
+                *spec.offsets(chunks)[1:5],
+                *scalars,
+                CHUNK=spec.chunk,
+                SLOTS=spec.slots,
+                BITS=spec.quantizer.bits,
+                QUANTIZER=NUMBER[spec.quantizer],
+                ADAM=moments is not None,
+                COPY=copy is not None,
+                TAIL=tail,
+                WAYS=many,
+                HELD_TWICE=many * spec.slots < 32 * num_warps,
+                SHARED=master.device.type == "cuda",
+                num_warps=num_warps,
+                enable_fp_fusion=False,
+            )
 
 
 def lazy_adamw_cuda(

@@ -58,7 +58,7 @@ def decompress_cases(device: str, size: int) -> Iterator[Case]:
         for accumulate in (False, True):
             baselines: tuple[Baseline, ...] = ()
             if elements == size:
-                run = _bound(_eager_decompress, payloads, out, accumulate)
+                run = _bound(eager_decompress, payloads, out, accumulate)
                 baselines = (Baseline("eager", run, 4, 20 if device == "cuda" else 3),)
             yield Case(
                 f"decompress_accumulate W=8 {'accumulate' if accumulate else 'overwrite'} {elements:.0e}",
@@ -70,7 +70,7 @@ def decompress_cases(device: str, size: int) -> Iterator[Case]:
             )
 
 
-def _eager_decompress(payloads: list[Payload], out: torch.Tensor, accumulate: bool) -> None:
+def eager_decompress(payloads: list[Payload], out: torch.Tensor, accumulate: bool = False) -> None:
     """Decode with whole-tensor operations and `index_add_`: what a payload costs without a kernel."""
     if not accumulate:
         out.zero_()

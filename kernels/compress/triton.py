@@ -1,9 +1,8 @@
 """`compress` as one Triton kernel: one program a chunk, x in registers as `[words, 32]`, selection by counting.
 
-The residual is written whole (x everywhere), then the selected slots are overwritten in the second-level cache after
-a barrier: no 4096-wide scan or scatter. Coding every element in registers instead, to write the residual once, took
-4.24 ms where this takes 4.04 (10⁹ elements, one H100). Compaction works on one 32-bit mask word per 32 elements: a
-scan over the 128 words' popcounts, then each word writes its few bits' places, one a turn.
+x goes to shared memory, the selected slots are replaced there, and the residual is written from it once, at the end: no
+4096-wide scan or scatter, no partial write in the second-level cache. Compaction works on one 32-bit mask word per 32
+elements: a scan over the 128 words' popcounts, then each word writes its few bits' places, one a turn.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from kernels.bits import (
     to_e4m3,
 )
 from kernels.payload import Payload, Quantizer
+from kernels.scratch import get, get_all, put, put_all, scratch_of, spare_words
 
 NUMBER = {Quantizer.INT2: 0, Quantizer.INT4: 1, Quantizer.INT8: 2, Quantizer.FP8: 3}
 
@@ -33,13 +33,14 @@ def _threshold(key, top, SLOTS: tl.constexpr):
     low = top * 0
     high = top + 1
     above = top * 0
-    middle = tl.maximum(top - 16777216, 1)
-    width = 33554432
+    middle = tl.maximum(top - 8388608, 1)
+    width = 16777216
     separated = top == 0
     threshold = top * 0 + 1
     taken = top * 0
     while (high - low > 1) & (separated == 0):
-        count = tl.sum((key >= middle).to(tl.int32))
+        # The sign of the difference, shifted down and added: two instructions an element where a compare takes three.
+        count = key.shape[0] - tl.sum(((key - middle).to(tl.uint32, bitcast=True) >> 31).to(tl.int32))
         done = (count == SLOTS) | ((count < SLOTS) & (middle == 1))
         threshold = middle
         taken = count
@@ -104,11 +105,50 @@ def _encode(value, magnitude, middle, word, QUANTIZER: tl.constexpr):
 
 
 @triton.jit
+def _swizzled(turn, WORDS: tl.constexpr):
+    """(place in its 32 elements, index) of each word's element of this turn: 32 lanes, 32 banks."""
+    word = tl.arange(0, WORDS)
+    place = (word + turn) & 31
+    return place, word * 32 + place
+
+
+@triton.jit
+def _keep_finite(scratch, residual, nonfinite, left, CHUNK: tl.constexpr, SHARED: tl.constexpr):
+    """Where x is not finite, the residual alone (0 where that is not finite either), counted.
+
+    A turn a word's element: rare, and in the registers of the usual path.
+    """
+    everywhere = tl.full([CHUNK // 32], 1, tl.int1)
+    for turn in range(32):
+        _, index = _swizzled(turn, CHUNK // 32)
+        bad = (get(scratch, index, everywhere, SHARED) & 0x7FFFFFFF) >= 0x7F800000
+        # A word is held by several threads: all must have read it before one replaces it.
+        tl.debug_barrier()
+        old = tl.load(residual + index, mask=bad & (index < left), other=0.0).to(tl.int32, bitcast=True)
+        put(scratch, index, tl.where((old & 0x7FFFFFFF) >= 0x7F800000, 0, old), bad, SHARED)
+        tl.atomic_add(nonfinite, tl.sum(bad.to(tl.int64)))
+
+
+@triton.jit
+def _masks(scratch, threshold, CHUNK: tl.constexpr, SHARED: tl.constexpr):
+    """uint32 words [CHUNK / 32], one bit an element: keys above the threshold, and equal to it."""
+    everywhere = tl.full([CHUNK // 32], 1, tl.int1)
+    above = tl.zeros([CHUNK // 32], tl.uint32)
+    equal = tl.zeros([CHUNK // 32], tl.uint32)
+    for turn in range(32):
+        place, index = _swizzled(turn, CHUNK // 32)
+        key = get(scratch, index, everywhere, SHARED) & 0x7FFFFFFF
+        above |= (key > threshold).to(tl.uint32) << place.to(tl.uint32)
+        equal |= (key == threshold).to(tl.uint32) << place.to(tl.uint32)
+    return above, equal
+
+
+@triton.jit
 def _compress_kernel(
     gradient,
     residual,
     buffer,
-    places,
+    spare,
     nonfinite,
     num_elements,
     first_chunk,
@@ -121,58 +161,51 @@ def _compress_kernel(
     BITS: tl.constexpr,
     QUANTIZER: tl.constexpr,
     TAIL: tl.constexpr,
+    SHARED: tl.constexpr,
 ):
     chunk = tl.program_id(0).to(tl.int64) + first_chunk
     base = chunk * CHUNK
-    WORDS: tl.constexpr = CHUNK // 32
-    offset = tl.arange(0, WORDS)[:, None] * 32 + tl.arange(0, 32)[None, :]
-    if TAIL:
-        inside = offset < (num_elements - base).to(tl.int32)
-        x = tl.load(gradient + base + offset, mask=inside, other=0.0).to(tl.float32)
-        old = tl.load(residual + base + offset, mask=inside, other=0.0)
-    else:
-        x = tl.load(gradient + base + offset).to(tl.float32)
-        old = tl.load(residual + base + offset)
-    x += old
+    left = (num_elements - base).to(tl.int32)
+    offset = tl.arange(0, CHUNK)
+    inside = offset < left if TAIL else None
+    # Four elements a thread of both: at eight of a bf16 gradient, a residual would be read in strides of 32 bytes.
+    x = tl.load(gradient + tl.max_contiguous(base + tl.arange(0, CHUNK), 4), mask=inside, other=0.0 if TAIL else None)
+    x = x.to(tl.float32) + tl.load(residual + base + offset, mask=inside, other=0.0 if TAIL else None)
     key = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     top = tl.max(key)
+    scratch = scratch_of(spare, SHARED)
+    put_all(scratch, x.to(tl.int32, bitcast=True), CHUNK, SHARED)
+    tl.debug_barrier()
     if top >= 0x7F800000:
-        bad = key >= 0x7F800000
-        tl.atomic_add(nonfinite, tl.sum(bad.to(tl.int64)))
-        x = tl.where(bad, tl.where((old.to(tl.int32, bitcast=True) & 0x7FFFFFFF) >= 0x7F800000, 0.0, old), x)
-        key = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+        _keep_finite(scratch, residual + base, nonfinite, left, CHUNK, SHARED)
+        tl.debug_barrier()
+        key = get_all(scratch, CHUNK, SHARED) & 0x7FFFFFFF
         top = tl.max(key)
 
-    if TAIL:
-        tl.store(residual + base + offset, x, mask=inside)
-    else:
-        tl.store(residual + base + offset, x)
     threshold, taken, separated = _threshold(key, top, SLOTS)
-    bit = (tl.full([32], 1, tl.uint32) << tl.arange(0, 32).to(tl.uint32))[None, :]
     if separated:
-        mask = tl.sum(tl.where(key >= threshold, bit, 0), 1)
+        bit = (tl.full([32], 1, tl.uint32) << tl.arange(0, 32).to(tl.uint32))[None, :]
+        mask = tl.sum(tl.where(tl.reshape(key, [CHUNK // 32, 32]) >= threshold, bit, 0), 1)
+        # The gather moves the words to one a thread; as the reduction leaves them each is held eight times over.
+        mask = tl.gather(mask.to(tl.int32, bitcast=True), tl.arange(0, CHUNK // 32), 0).to(tl.uint32, bitcast=True)
     else:
-        equal = tl.sum(tl.where(key == threshold, bit, 0), 1)
+        above, equal = _masks(scratch, threshold, CHUNK, SHARED)
         each = popcount(equal)
-        room = SLOTS - taken - (tl.cumsum(each, 0) - each)
-        mask = tl.sum(tl.where(key > threshold, bit, 0), 1) | lowest_bits(equal, room)
-
-    # The gather moves the words to one a thread; as the reduction leaves them each is held eight times over.
-    mask = tl.gather(mask.to(tl.int32, bitcast=True), tl.arange(0, WORDS), 0).to(tl.uint32, bitcast=True)
+        mask = above | lowest_bits(equal, SLOTS - taken - (tl.cumsum(each, 0) - each))
     each = popcount(mask)
     place = tl.cumsum(each, 0) - each
-    first = tl.arange(0, WORDS) * 32
+    first = tl.arange(0, CHUNK // 32) * 32
     for _ in range(tl.max(each)):
         lowest = mask & (~mask + 1)
-        tl.store(places + chunk * SLOTS + place, (first + log2_of_bit(lowest)).to(tl.int16), mask=mask != 0)
+        put(scratch, CHUNK + place, first + log2_of_bit(lowest), mask != 0, SHARED)
         mask = mask ^ lowest
         place += 1
     count = tl.where(separated, taken, SLOTS)
     slot = tl.arange(0, SLOTS)
     used = slot < count
     tl.debug_barrier()
-    index = tl.load(places + chunk * SLOTS + slot, mask=used, other=0).to(tl.int32)
-    value = tl.load(residual + base + index, mask=used, other=0.0)
+    index = get(scratch, CHUNK + slot, used, SHARED)
+    value = as_float(get(scratch, index, used, SHARED))
     magnitude = tl.abs(value)
     largest = as_float(top)
     smallest = tl.min(tl.where(used, magnitude, largest))
@@ -180,7 +213,9 @@ def _compress_kernel(
     word = _fit(magnitude, used, count, smallest, largest, middle, QUANTIZER)
     word = tl.where(count > 0, word, 0)
     code = tl.where(used, _encode(value, magnitude, middle, word, QUANTIZER), 0)
-    tl.store(residual + base + index, value - decode(code, word, QUANTIZER), mask=used)
+    # A slot is held by several threads, and all must have read its value before one replaces it.
+    tl.debug_barrier()
+    put(scratch, index, (value - decode(code, word, QUANTIZER)).to(tl.int32, bitcast=True), used, SHARED)
 
     tl.store(buffer.to(tl.pointer_type(tl.int32)) + chunk, word)
     tl.store(buffer + low_at + chunk * SLOTS + slot, (index & 255).to(tl.uint8))
@@ -198,12 +233,14 @@ def _compress_kernel(
         tl.store((buffer + codes_at).to(tl.pointer_type(tl.int32)) + fourth, (packed >> 16).to(tl.int32))
     tl.store(buffer + counts_at + chunk, count.to(tl.uint8))
 
+    tl.debug_barrier()
+    tl.store(residual + base + offset, as_float(get_all(scratch, CHUNK, SHARED)), mask=inside)
+
 
 def compress_cuda(gradient: torch.Tensor, residual: torch.Tensor, payload: Payload, num_warps: int = 4) -> torch.Tensor:
     """Launch over whole chunks, then over the tail; returns the non-finite count, int64 scalar on the device."""
     spec, total = payload.spec, gradient.numel()
     nonfinite = torch.zeros((), dtype=torch.int64, device=gradient.device)
-    places = torch.empty(payload.num_chunks * spec.slots, dtype=torch.int16, device=gradient.device)
     whole = total // spec.chunk
     offsets = payload.spec.offsets(payload.num_chunks)
     for first, number, tail in ((0, whole, False), (whole, payload.num_chunks - whole, True)):
@@ -212,7 +249,7 @@ def compress_cuda(gradient: torch.Tensor, residual: torch.Tensor, payload: Paylo
                 gradient,
                 residual,
                 payload.buffer,
-                places,
+                spare_words(number, gradient.device),
                 nonfinite,
                 total,
                 first,
@@ -222,7 +259,9 @@ def compress_cuda(gradient: torch.Tensor, residual: torch.Tensor, payload: Paylo
                 BITS=spec.quantizer.bits,
                 QUANTIZER=NUMBER[spec.quantizer],
                 TAIL=tail,
+                SHARED=gradient.device.type == "cuda",
                 num_warps=num_warps,
+                maxnreg=80,  # six programs a multiprocessor instead of five
                 enable_fp_fusion=False,
             )
     return nonfinite

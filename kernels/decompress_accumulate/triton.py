@@ -1,7 +1,8 @@
-"""`decompress_accumulate` in Triton: one program a chunk, payload by payload into the second-level cache.
+"""`decompress_accumulate` in Triton: one program a chunk, payload by payload, so that the order of addition is theirs.
 
-Overwriting first fills the chunk with zeros; every payload's slots are then read, added and written back, with a
-barrier between payloads because two of them may hold one index. The order of addition is the payloads' order.
+Overwriting sums in a chunk of shared memory and writes it out once. Accumulating adds where `out` lies, in the
+second-level cache: it must read and write most of the sectors anyway. Two payloads may hold one index, so a barrier
+stands between them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import triton.language as tl
 from kernels.bits import decode
 from kernels.compress.triton import NUMBER
 from kernels.payload import Payload
+from kernels.scratch import get, get_all, put, put_all, scratch_of, spare_words
 
 
 @triton.jit
@@ -70,7 +72,7 @@ def add_payloads(
     QUANTIZER: tl.constexpr,
     WAYS: tl.constexpr,
 ):
-    """target[index] += weight · value, payload after payload: two of them may hold one index, so a barrier between."""
+    """target[index] += weight · value, payload after payload, in memory."""
     for first in range(0, num_payloads, WAYS):
         index, value, used, number = load_slots(
             buffers, first, num_payloads, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER, WAYS
@@ -84,13 +86,12 @@ def add_payloads(
 
 
 @triton.jit
-def _accumulate_kernel(
-    out,
+def sum_payloads(
+    scratch,
     buffers,
     weights,
     num_payloads,
-    num_elements,
-    first_chunk,
+    chunk,
     low_at,
     high_at,
     codes_at,
@@ -99,22 +100,50 @@ def _accumulate_kernel(
     SLOTS: tl.constexpr,
     BITS: tl.constexpr,
     QUANTIZER: tl.constexpr,
-    OVERWRITE: tl.constexpr,
-    TAIL: tl.constexpr,
+    WAYS: tl.constexpr,
+    HELD_TWICE: tl.constexpr,
+    SHARED: tl.constexpr,
+):
+    """Σ weight · decoded of one chunk, fp32 [CHUNK], through the scratch.
+
+    HELD_TWICE: the program has more threads than WAYS · SLOTS, so several hold one slot.
+    """
+    put_all(scratch, tl.zeros([CHUNK], tl.int32), CHUNK, SHARED)
+    tl.debug_barrier()
+    for first in range(0, num_payloads, WAYS):
+        index, value, used, number = load_slots(
+            buffers, first, num_payloads, chunk, low_at, high_at, codes_at, counts_at, SLOTS, BITS, QUANTIZER, WAYS
+        )
+        addend = value * tl.load(weights + number, mask=number < num_payloads, other=0.0)
+        for way in range(WAYS):
+            mine = used & (number == first + way)
+            total = get(scratch, index, mine, SHARED).to(tl.float32, bitcast=True) + addend
+            if HELD_TWICE:
+                tl.debug_barrier()
+            put(scratch, index, total.to(tl.int32, bitcast=True), mine, SHARED)
+            tl.debug_barrier()
+    return get_all(scratch, CHUNK, SHARED).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _accumulate_kernel(
+    out,
+    buffers,
+    weights,
+    num_payloads,
+    low_at,
+    high_at,
+    codes_at,
+    counts_at,
+    CHUNK: tl.constexpr,
+    SLOTS: tl.constexpr,
+    BITS: tl.constexpr,
+    QUANTIZER: tl.constexpr,
     WAYS: tl.constexpr,
 ):
-    chunk = tl.program_id(0).to(tl.int64) + first_chunk
-    target = out + chunk * CHUNK
-    if OVERWRITE:
-        offset = tl.arange(0, CHUNK)
-        zeros = tl.zeros([CHUNK], tl.float32)
-        if TAIL:
-            tl.store(target + offset, zeros, mask=offset < (num_elements - chunk * CHUNK).to(tl.int32))
-        else:
-            tl.store(target + offset, zeros)
-        tl.debug_barrier()
+    chunk = tl.program_id(0).to(tl.int64)
     add_payloads(
-        target,
+        out + chunk * CHUNK,
         buffers,
         weights,
         num_payloads,
@@ -128,6 +157,55 @@ def _accumulate_kernel(
         QUANTIZER,
         WAYS,
     )
+
+
+@triton.jit
+def _overwrite_kernel(
+    out,
+    spare,
+    buffers,
+    weights,
+    num_payloads,
+    num_elements,
+    first_chunk,
+    low_at,
+    high_at,
+    codes_at,
+    counts_at,
+    CHUNK: tl.constexpr,
+    SLOTS: tl.constexpr,
+    BITS: tl.constexpr,
+    QUANTIZER: tl.constexpr,
+    TAIL: tl.constexpr,
+    WAYS: tl.constexpr,
+    HELD_TWICE: tl.constexpr,
+    SHARED: tl.constexpr,
+):
+    chunk = tl.program_id(0).to(tl.int64) + first_chunk
+    scratch = scratch_of(spare, SHARED)
+    total = sum_payloads(
+        scratch,
+        buffers,
+        weights,
+        num_payloads,
+        chunk,
+        low_at,
+        high_at,
+        codes_at,
+        counts_at,
+        CHUNK,
+        SLOTS,
+        BITS,
+        QUANTIZER,
+        WAYS,
+        HELD_TWICE,
+        SHARED,
+    )
+    offset = tl.arange(0, CHUNK)
+    if TAIL:
+        tl.store(out + chunk * CHUNK + offset, total, mask=offset < (num_elements - chunk * CHUNK).to(tl.int32))
+    else:
+        tl.store(out + chunk * CHUNK + offset, total)
 
 
 def ways(num_payloads: int) -> int:
@@ -145,28 +223,37 @@ def pointer_table(payloads: Sequence[Payload]) -> torch.Tensor:
 def decompress_accumulate_cuda(
     payloads: Sequence[Payload], weights: torch.Tensor, out: torch.Tensor, *, accumulate: bool, num_warps: int = 8
 ) -> None:
-    """Launch over whole chunks, then over the tail."""
-    spec, chunks = payloads[0].spec, payloads[0].num_chunks
+    """Launch over all chunks (accumulating), or over whole chunks and then the tail."""
+    spec, chunks, many = payloads[0].spec, payloads[0].num_chunks, ways(len(payloads))
     whole = out.numel() // spec.chunk
-    offsets = spec.offsets(chunks)
+    sections = spec.offsets(chunks)[1:5]
     table = pointer_table(payloads)
+    options = {
+        "CHUNK": spec.chunk,
+        "SLOTS": spec.slots,
+        "BITS": spec.quantizer.bits,
+        "QUANTIZER": NUMBER[spec.quantizer],
+        "WAYS": many,
+        "num_warps": num_warps,
+        "enable_fp_fusion": False,
+    }
+    if accumulate:
+        if chunks:
+            _accumulate_kernel[(chunks,)](out, table, weights, len(payloads), *sections, **options)
+        return
     for first, number, tail in ((0, whole, False), (whole, chunks - whole, True)):
         if number:
-            _accumulate_kernel[(number,)](
+            _overwrite_kernel[(number,)](
                 out,
+                spare_words(number, out.device),
                 table,
                 weights,
                 len(payloads),
                 out.numel(),
                 first,
-                *offsets[1:5],
-                CHUNK=spec.chunk,
-                SLOTS=spec.slots,
-                BITS=spec.quantizer.bits,
-                QUANTIZER=NUMBER[spec.quantizer],
-                OVERWRITE=not accumulate,
+                *sections,
+                **options,
                 TAIL=tail,
-                WAYS=ways(len(payloads)),
-                num_warps=num_warps,
-                enable_fp_fusion=False,
+                HELD_TWICE=many * spec.slots < 32 * num_warps,
+                SHARED=out.device.type == "cuda",
             )

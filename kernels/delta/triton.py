@@ -19,7 +19,8 @@ _PIECE = 16_384
 
 
 @triton.jit
-def _coefficient(position):
+def coefficient(position):
+    """The checksum's odd factor of each position, int64."""
     mixed = position.to(tl.uint64) * 0x9E3779B97F4A7C15
     mixed ^= mixed >> 32
     mixed *= 0xD6E8FEB86659FD93
@@ -35,10 +36,11 @@ def _scatter_kernel(
     undo,
     sums,
     KEEP: tl.constexpr,
-    MASK: tl.constexpr,
+    BYTES: tl.constexpr,
     PARTIAL_SUMS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    MASK: tl.constexpr = 2 ** (8 * BYTES) - 1
     program = tl.program_id(0).to(tl.int64)
     region = regions + tl.load(blocks + program * 4) * 8
     start = tl.load(blocks + program * 4 + 1)
@@ -67,9 +69,15 @@ def _scatter_kernel(
     new = tl.load(values + entry, mask=inside, other=0)
     if KEEP:
         tl.store(undo + entry, old, mask=inside)
-    tl.store(live + offset, new, mask=inside)
+    # One atomic exclusive-or where a 2-byte store would do: a partial write of a sector makes the second-level cache
+    # fetch it again, an atomic finds it there. Neighbours in the word are left alone.
+    address = tl.load(region) + offset * BYTES
+    flip = (old ^ new).to(tl.int32)
+    if BYTES == 2:
+        flip = (flip & 0xFFFF) << ((address & 2) * 8).to(tl.int32)
+    tl.atomic_xor((address & -4).to(tl.pointer_type(tl.int32)), flip, mask=inside, sem="relaxed")
     moved = (new.to(tl.int64) & MASK) - (old.to(tl.int64) & MASK)
-    tl.atomic_add(sums + program % PARTIAL_SUMS, tl.sum(_coefficient(base + offset) * moved), sem="relaxed")
+    tl.atomic_add(sums + program % PARTIAL_SUMS, tl.sum(coefficient(base + offset) * moved), sem="relaxed")
 
 
 @triton.jit
@@ -83,18 +91,8 @@ def _checksum_kernel(pieces, patterns, sums, MASK: tl.constexpr, PARTIAL_SUMS: t
     for start in range(0, count, BLOCK):
         element = start + tl.arange(0, BLOCK)
         pattern = tl.load(home + element, mask=element < count, other=0).to(tl.int64) & MASK
-        total += _coefficient(base + element) * pattern
+        total += coefficient(base + element) * pattern
     tl.atomic_add(sums + program % PARTIAL_SUMS, tl.sum(total), sem="relaxed")
-
-
-@triton.jit
-def _flat_checksum_kernel(
-    patterns, sums, num_elements, MASK: tl.constexpr, PARTIAL_SUMS: tl.constexpr, BLOCK: tl.constexpr
-):
-    program = tl.program_id(0).to(tl.int64)
-    element = program * BLOCK + tl.arange(0, BLOCK)
-    pattern = tl.load(patterns + element, mask=element < num_elements, other=0).to(tl.int64) & MASK
-    tl.atomic_add(sums + program % PARTIAL_SUMS, tl.sum(_coefficient(element) * pattern), sem="relaxed")
 
 
 @triton.jit
@@ -139,7 +137,7 @@ def scatter_cuda(
             values if undo is None else undo,
             sums,
             KEEP=undo is not None,
-            MASK=2 ** (8 * values.element_size()) - 1,
+            BYTES=values.element_size(),
             PARTIAL_SUMS=sums.numel(),
             BLOCK=ENTRIES_A_BLOCK,
             num_warps=num_warps,
@@ -162,17 +160,6 @@ def checksum_cuda(pieces: torch.Tensor, like: torch.Tensor) -> int:
     if pieces.shape[0]:
         mask = 2 ** (8 * like.element_size()) - 1
         _checksum_kernel[(pieces.shape[0],)](pieces, like, sums, MASK=mask, PARTIAL_SUMS=256, BLOCK=2048)
-    return int(sums.sum()) % 2**64
-
-
-def flat_checksum_cuda(patterns: torch.Tensor) -> int:
-    """The checksum of one flat int32 tensor whose first element has position 0, unsigned; no table to build."""
-    sums = torch.zeros(64, dtype=torch.int64, device=patterns.device)
-    if patterns.numel():
-        programs = triton.cdiv(patterns.numel(), 4096)
-        _flat_checksum_kernel[(programs,)](
-            patterns, sums, patterns.numel(), MASK=2**32 - 1, PARTIAL_SUMS=64, BLOCK=4096
-        )
     return int(sums.sum()) % 2**64
 
 

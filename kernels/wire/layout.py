@@ -13,6 +13,7 @@ a one), b bits of remainder, then the code's bits. q ≥ 16 is sent as 16 zeros,
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from kernels.payload import CompressionSpec, Quantizer
 
 MAGIC, VERSION = b"SLPW", 1
 HEADER = struct.Struct("<4sBBBBQIIQ")
+HEADER_FACTORS = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 0xBF58476D1CE4E5B9)
+"""What the header's first three 64-bit words are multiplied with in its part of the checksum."""
 GROUP = 8
 """Chunks a bit stream: one thread's work, and 2 bytes of table."""
 ESCAPE = 16
@@ -99,8 +102,38 @@ class Header:
 
 def header_sum(header: bytes) -> int:
     """The header's own part of the checksum: its 24 bytes before the checksum field."""
-    low, middle, high = struct.unpack("<QQQ", header[:24])
-    return (low * 0x9E3779B97F4A7C15 ^ middle * 0xD6E8FEB86659FD93 ^ high * 0xBF58476D1CE4E5B9) % 2**64
+    total = 0
+    for word, factor in zip(struct.unpack("<QQQ", header[:24]), HEADER_FACTORS, strict=True):
+        total ^= word * factor % 2**64
+    return total
+
+
+def signed(word: int) -> int:
+    """`word` mod 2⁶⁴ as an int64 holds it."""
+    return (word + 2**63) % 2**64 - 2**63
+
+
+def check_sums(header: Header, checksum: int, words: int) -> None:
+    """Refuse a message whose bytes or whose table are not what its header says.
+
+    Raises:
+        WireError: with both numbers.
+    """
+    if checksum != header.checksum:
+        raise WireError(f"checksum {checksum:016x}, the header says {header.checksum:016x}: damaged, ask for it again")
+    if words != header.words:
+        raise WireError(f"the table counts {words} words, the header {header.words}")
+
+
+def most_words(spec: CompressionSpec, num_chunks: int) -> int:
+    """A bound on the words of any message, so that the device can write before the host knows the length.
+
+    With n slots, D the sum of their gaps and 2ᵇ > 177 D / 512 n (or b = 7), the quotients q = gap >> b add up to at
+    most 2.9 n (or 32). A slot takes q + b + 1 bits and its code; an escape, of which there is at most one for every
+    16 of Σ q, at most 12 more: 1.75 Σ q + 8 n and the codes in all, and 44 bits of the chunk's own.
+    """
+    bits = 44 + spec.slots * (8 + spec.quantizer.bits) + math.ceil(1.75 * max(2.9 * spec.slots, 32))
+    return -(-num_chunks // GROUP) * -(-GROUP * bits // 32)
 
 
 def rice_parameter(last: torch.Tensor, count: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,8 @@ from kernels.compress.triton import compress_cuda
 from kernels.decompress_accumulate.triton import decompress_accumulate_cuda
 from kernels.delta.triton import checksum_cuda, diff_cuda, piece_table, scatter_cuda
 from kernels.topk_logits.triton import topk_logits_cuda
-from kernels.wire.triton import measure_cuda, read_cuda, write_cuda
+from kernels.wire.triton import encode_cuda
+from kernels.wire.triton_decode import decode_cuda
 
 
 def route_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,9 +32,8 @@ def route_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels.delta.cpu, "scatter_into", scatter_cuda)
     monkeypatch.setattr(kernels.delta.cpu, "checksum_of", _checksum)
     monkeypatch.setattr(kernels.topk_logits.cpu, "topk_logits_cpu", topk_logits_cuda)
-    monkeypatch.setattr(kernels.wire, "_measure_cpu", measure_cuda)
-    monkeypatch.setattr(kernels.wire, "_write_cpu", write_cuda)
-    monkeypatch.setattr(kernels.wire, "_read_cpu", read_cuda)
+    monkeypatch.setattr(kernels.wire, "_encode_cpu", encode_cuda)
+    monkeypatch.setattr(kernels.wire, "_decode_cpu", decode_cuda)
 
 
 def _checksum(flat: list[torch.Tensor], bases: list[int]) -> int:

@@ -132,6 +132,17 @@ def test_any_bits_go_in_and_come_back(changes: list[tuple[int, int]], seed: int,
     assert same(live, before) and model.checksum() == checksum
 
 
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_a_shard_may_start_at_any_element(row: int, device: str) -> None:
+    """Rows of 5 start in the middle of a 4-byte word; the rest of the word is another tensor's."""
+    live = torch.randn(4, 5).bfloat16().to(device)
+    wanted = live.clone()
+    model = LiveModel({"w": [Region((1, 5), (0, 1), (0, 5), live, at_row=row)]})
+    wanted[row] = torch.randn(5).bfloat16().to(device)
+    model.scatter(model.stage(ModelDelta.of({"w": diff(live[row].clone(), wanted[row].clone())})))
+    assert same(live, wanted) and model.verify()
+
+
 def test_the_checksum_sees_any_single_bit(device: str) -> None:
     live = torch.randn(100, generator=torch.Generator().manual_seed(1)).bfloat16().to(device)
     model = LiveModel({"w": [Region.whole(live)]})

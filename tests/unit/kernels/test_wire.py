@@ -9,7 +9,7 @@ from hypothesis import given
 
 from kernels.compress import CompressionSpec, Payload, Quantizer, compress
 from kernels.wire import WireError, decode, encode
-from kernels.wire.layout import HEADER, Header
+from kernels.wire.layout import HEADER, Header, most_words
 from kernels.wire.reference import encode_reference
 
 
@@ -107,7 +107,7 @@ def test_damage_is_named(small_spec: CompressionSpec, device: str) -> None:
         decode(message, Payload.empty(1, small_spec, device))
 
 
-def test_words_are_refused_before_they_are_read(small_spec: CompressionSpec) -> None:
+def test_words_are_refused_before_they_are_read(small_spec: CompressionSpec, device: str) -> None:
     """A message whose checksum is right but whose table is not: made by hand, as only a broken sender would."""
     from kernels.delta import cpu
     from kernels.wire.layout import header_sum
@@ -119,5 +119,31 @@ def test_words_are_refused_before_they_are_read(small_spec: CompressionSpec) -> 
     total = (cpu.checksum_of([body], [0]) + header_sum(header.pack())) % 2**64
     forged = Header(header.spec, header.num_elements, header.words, total).pack()
     message[: HEADER.size] = torch.frombuffer(bytearray(forged), dtype=torch.uint8)
+    untouched = Payload.empty(2000, small_spec, device)
+    before = untouched.buffer.clone()
     with pytest.raises(WireError, match="the table counts"):
-        decode(message)
+        decode(message.to(device), untouched)
+    assert torch.equal(untouched.buffer, before)
+
+
+def test_a_damaged_message_leaves_the_payload_as_it_was(small_spec: CompressionSpec, device: str) -> None:
+    message = encode(payload_of(2000, "dense", small_spec, device))
+    message[-1] ^= 1
+    untouched = Payload.empty(2000, small_spec, device)
+    before = untouched.buffer.clone()
+    with pytest.raises(WireError, match="damaged"):
+        decode(message, untouched)
+    assert torch.equal(untouched.buffer, before)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 30, 63])
+@pytest.mark.parametrize("slots", [8, 64])
+def test_no_message_is_longer_than_the_bound(stride: int, slots: int, quantizer: Quantizer) -> None:
+    """Gaps as uneven as a chunk allows: neighbours at its start, then strides, then one slot at its end."""
+    spec = CompressionSpec(slots=slots, quantizer=quantizer)
+    for close in range(0, slots, 7):
+        gradient = torch.zeros(4096 * 8)
+        places = list(range(close)) + [close + stride * (i + 1) for i in range(slots - close - 1)] + [4095]
+        gradient.view(8, 4096)[:, sorted(set(places))] = 1.0
+        message = encode(compress(gradient, torch.zeros(gradient.numel()), spec).payload)
+        assert Header.unpack(bytes(message[: HEADER.size].numpy())).words <= most_words(spec, 8)
