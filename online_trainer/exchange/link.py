@@ -19,7 +19,7 @@ from zmq.utils import z85
 from online_trainer.exchange import frames
 from online_trainer.exchange.messages import Reply, Request
 
-_RESEND_SECONDS = 2.0
+_RESEND_SECONDS, _LONGEST_RESEND_SECONDS = 2.0, 10.0
 _log = structlog.get_logger(__name__)
 
 
@@ -92,6 +92,7 @@ class Link:
         self._numbers = itertools.count(1)
         self._pending: tuple[int, frames.Frames] | None = None
         self._sent_at = 0.0
+        self._resend_seconds = _RESEND_SECONDS
         self._socket = self._connect()
 
     def send(self, message: Request, payloads: Sequence[bytes] = ()) -> None:
@@ -103,39 +104,37 @@ class Link:
     def receive(self, patience_seconds: float) -> tuple[Reply, frames.Frames]:
         """The answer. What is not answered within two seconds is asked again, on a new connection.
 
+        Then after twice as long, and so on: on a slow link the answer may only be late, and asking again later still.
+
         Raises:
             OwnerUnavailable: nothing came; ask again with `receive`, or give up with `forget`.
         """
         assert self._pending is not None, "send comes first"  # noqa: S101
         started = time.monotonic()
-        deadline, resend = started + patience_seconds, started + _RESEND_SECONDS
+        deadline = started + patience_seconds
         try:
             while True:
                 now = time.monotonic()
+                resend = self._sent_at + self._resend_seconds
                 if self._socket.poll(max(0, int(1000 * (min(deadline, resend) - now)))):
                     if (reply := self._take()) is not None:
-                        self._pending = None
                         return reply
                 elif now >= deadline:
                     raise OwnerUnavailable(f"{self.address} has not answered for {patience_seconds:.0f} s")
                 elif now >= resend:
-                    resend = now + _RESEND_SECONDS
-                    self._reconnect()
-                    self._transmit()
+                    self._ask_again()
         finally:
             self.waited_seconds += time.monotonic() - started
 
     def look(self) -> tuple[Reply, frames.Frames] | None:
-        """The answer if it is there; asks again when none came for two seconds."""
+        """The answer if it is there; asks again as `receive` does."""
         if self._pending is None:
             return None
         while self._socket.poll(0):
             if (reply := self._take()) is not None:
-                self._pending = None
                 return reply
-        if time.monotonic() - self._sent_at > _RESEND_SECONDS:
-            self._reconnect()
-            self._transmit()
+        if time.monotonic() - self._sent_at > self._resend_seconds:
+            self._ask_again()
         return None
 
     @property
@@ -168,7 +167,17 @@ class Link:
             self.damaged += 1
             _log.warning("reply_damaged", address=self.address, error=str(error))
             return None
-        return (message, payloads) if self._pending and number == self._pending[0] else None
+        if self._pending is None or number != self._pending[0]:
+            return None
+        self._pending = None
+        taken = time.monotonic() - self._sent_at
+        self._resend_seconds = min(_LONGEST_RESEND_SECONDS, max(_RESEND_SECONDS, 3 * taken))
+        return message, payloads
+
+    def _ask_again(self) -> None:
+        self._resend_seconds = min(_LONGEST_RESEND_SECONDS, 2 * self._resend_seconds)
+        self._reconnect()
+        self._transmit()
 
     def _transmit(self) -> None:
         assert self._pending is not None, "only called with a request"  # noqa: S101
