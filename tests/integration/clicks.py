@@ -28,7 +28,7 @@ def event(number: int) -> Event:
 def send(log: EventLog, events: Iterable[Event]) -> None:
     """Produce them; returns once all are acknowledged."""
     for future in [log.produce(topics.EVENTS, e.user_id.encode(), wire.encode(e)) for e in events]:
-        future.result(30)
+        future.result(90)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
