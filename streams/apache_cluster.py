@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from streams.apache_kafka import ApacheKafka
-from streams.broker import free_port
+from streams.broker import StartedInside, free_port
 
 
-class ApacheKafkaCluster:
+class ApacheKafkaCluster(StartedInside):
     """KRaft nodes on loopback; with three, topics have three replicas of which two acknowledge.
 
     Attributes:
@@ -46,12 +44,3 @@ class ApacheKafkaCluster:
         """End all. By force: the last ones would wait for a quorum that is gone, and nothing acknowledged is lost."""
         for node in self.nodes:
             node.kill()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,27 @@ _PR_SET_PDEATHSIG = 1
 
 class BrokerFailed(Exception):
     """A broker that could not be started; the text names its log and what to do."""
+
+
+class StartedInside(ABC):
+    """A context manager of what runs from `start` to `stop`."""
+
+    @abstractmethod
+    def start(self) -> str:
+        """Start it and wait until it serves; returns `HOST:PORT` of each node, with commas between them."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it. Idempotent."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
 def free_port() -> int:
@@ -38,7 +60,7 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], Non
     return lambda: prctl(_PR_SET_PDEATHSIG, number)
 
 
-class TansuBroker:
+class TansuBroker(StartedInside):
     """Tansu, a Kafka-compatible broker in one static binary: starts in milliseconds, keeps everything in memory.
 
     Use as a context manager from a thread that lives as long as the broker shall: on Linux the broker ends with it.
@@ -90,15 +112,6 @@ class TansuBroker:
         if self._process is not None:
             end_process(self._process, timeout_seconds=3.0)
             self._process = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def end_process(process: subprocess.Popen[bytes], timeout_seconds: float) -> None:
