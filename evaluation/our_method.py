@@ -16,11 +16,15 @@ from recommender.loading import Recommender
 from recommender.pretrain import Pretrainer, pretrain
 from recommender.recipe import ONLINE, PRETRAIN, OnlineRecipe, PretrainSettings
 
-PRESET = "tiny"
+MODEL = {"preset": "tiny"}
 
 
 class Ours(Method):
-    """Settings: `preset`, `pretrain` (`PretrainSettings`), `online` (`OnlineSettings`); the recipe where left out."""
+    """Settings; the recipe's where left out.
+
+    `model`: `preset`, `window` and `copying`, as `newborn` takes them. `pretrain`: `PretrainSettings`. `online`:
+    `OnlineSettings`.
+    """
 
     name = "ours"
 
@@ -41,7 +45,7 @@ class Ours(Method):
 
     def pretrained(self, fit: Fit, settings: Settings) -> Recommender:
         """A recommender over the items born in the past, trained on all of it."""
-        recommender = newborn(fit.past, settings.get("preset", PRESET), fit.seed)
+        recommender = newborn(fit.past, seed=fit.seed, **{**MODEL, **settings.get("model", {})})
         recommender.model.to(fit.device)
         trainer = Pretrainer(recommender, fit.past, _pretrain_settings(fit, settings))
         pretrain(
@@ -58,7 +62,7 @@ class Retrained(Ours):
     def fit(self, fit: Fit, settings: Settings) -> dict[str, Scorer]:
         """The same first model as `Ours` has with these settings and seed."""
         start: Start = settings["start"]
-        how = Retraining(start, _pretrain_settings(fit, settings), settings.get("preset", PRESET))
+        how = Retraining(start, _pretrain_settings(fit, settings), {**MODEL, **settings.get("model", {})})
         return {
             self.name: RetrainedScorer(self.pretrained(fit, settings), fit.past, fit.stream_events, how, fit.report)
         }

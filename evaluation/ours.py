@@ -102,6 +102,7 @@ class OnlineScorer(ModelScorer):
         """`recommender` has been trained on `past`, which fills the histories as the trainer's warm-up does."""
         super().__init__(recommender, past.dataset, settings.batch_events)
         self._learner = Learner(recommender, settings.recipe)
+        self._whole_windows = settings.recipe.whole_windows
         self._histories = Histories(settings.history_events)
         self.flops = Flops(recommender)
         for user, item, timestamp in zip(past.user.tolist(), past.item.tolist(), past.timestamp.tolist(), strict=True):
@@ -113,12 +114,19 @@ class OnlineScorer(ModelScorer):
         self._learner.recommender = self.recommender
         updates = [self._update(block) for block in blocks]
         self._learner.step(updates, self._draw)
-        prompt, num_items = self.recommender.prompt, self.recommender.vocabulary.num_items
-        longest = max(len(prompt.tokens(seen.item_id for seen in update.history)) for update in updates)
-        self.flops.add_step(len(blocks), longest, len(blocks), num_items)
+        self._count(updates)
         for block in blocks:
             for item in block.items.tolist():
                 self._remember(block.user, item, block.timestamp)
+
+    def _count(self, updates: Sequence[UserUpdate]) -> None:
+        """What learning the new events has cost."""
+        prompt, num_items = self.recommender.prompt, self.recommender.vocabulary.num_items
+        lengths = [len(prompt.tokens(seen.item_id for seen in update.history)) for update in updates]
+        if self._whole_windows:
+            lengths = [min(len(u.history) + len(u.events), prompt.window) * prompt.stride for u in updates]
+        states = sum(lengths) if self._whole_windows else len(updates)
+        self.flops.add_step(len(updates), max(lengths), states, num_items)
 
     def _draw(self, count: int) -> list[Sequence[Interaction]]:
         """The trainer's own draw of histories to replay, and what learning them costs."""
@@ -142,10 +150,12 @@ class OnlineScorer(ModelScorer):
         return UserUpdate(history, events)
 
 
-def newborn(past: Timeline, preset: str, seed: int) -> Recommender:
-    """Random weights over the items that have an event in `past`; every other item of the catalogue has a slot."""
+def newborn(past: Timeline, preset: str, seed: int, window: int | None = None, copying: bool = True) -> Recommender:
+    """Random weights over the items that have an event in `past`; every other item of the catalogue has a slot.
+
+    `window` and `copying` as `preset_recommender` takes them.
+    """
     items = past.dataset.items
     born = np.unique(past.item)
-    return preset_recommender(
-        preset, [items[item] for item in born], seed, reserved_slots=max(64, len(items) - len(born))
-    )
+    slots = max(64, len(items) - len(born))
+    return preset_recommender(preset, [items[item] for item in born], seed, slots, window, copying)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -40,12 +40,12 @@ class Retraining:
     Attributes:
         start: from random weights (`scratch`), or from those it has (`warm`).
         settings: `epochs` is the most a retraining may take.
-        preset: of a model from scratch.
+        model: of a model from scratch: what `newborn` takes beside past and seed.
     """
 
     start: Start
     settings: PretrainSettings
-    preset: str = "tiny"
+    model: Mapping[str, Any] = field(default_factory=lambda: {"preset": "tiny"})
 
 
 class RetrainedScorer(Scorer):
@@ -116,7 +116,7 @@ class RetrainedScorer(Scorer):
     def _initial(self, past: Timeline) -> Recommender:
         if self._how.start == "warm":
             return _copy(self._scorer.recommender)
-        fresh = newborn(past, self._how.preset, self._how.settings.seed)
+        fresh = newborn(past, seed=self._how.settings.seed, **self._how.model)
         fresh.model.to(self._device)
         return fresh
 

@@ -15,7 +15,7 @@ from recommender.loading import Recommender, checkpoint_tensors, load_tensors
 from recommender.recipe import OnlineRecipe
 from recommender.replay import Past, replay_windows
 from recommender.training import batch_log_probabilities, online_loss
-from recommender.windows import window_batch, window_loss
+from recommender.windows import last_windows, window_batch, window_loss
 
 _SERVING, _LEARNING, _OPTIMIZER, _RANDOM = "model.", "learning.", "optimizer.", "random.torch"
 
@@ -81,11 +81,17 @@ class OnlineModel:
         """
         model = self._learning.model.train()
         with self._own_random_state(), residual_dropout(model, self._recipe.dropout):
-            new = online_loss(self._learning, batch)
+            new = self._new_loss(batch)
             self._with_replay(new, batch, past).backward()
         model.eval()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self._recipe.clip_norm)
         return float(new.detach()), float(norm)
+
+    def _new_loss(self, batch: OnlineBatch) -> Tensor:
+        """Mean loss of the new events, or of their users' last windows."""
+        if not self._recipe.whole_windows or not batch.num_events:
+            return online_loss(self._learning, batch)
+        return window_loss(self._learning, window_batch(self._learning, last_windows(self._learning, batch)))
 
     def _with_replay(self, new: Tensor, batch: OnlineBatch, past: Past | None) -> Tensor:
         """The loss of the new events and of the past that is drawn; `new` alone when none is."""

@@ -18,7 +18,7 @@ from catalogue.replay import Timeline
 from recommender.dropout import residual_dropout
 from recommender.loading import Recommender, checkpoint_tensors, load_tensors
 from recommender.recipe import PretrainSettings
-from recommender.windows import PastEvents, window_batch, window_loss
+from recommender.windows import PastEvents, Window, window_batch, window_loss
 
 CHECKPOINT = "pretrain.pt"
 CALIBRATION_STEPS = 20
@@ -68,26 +68,33 @@ class Pretrainer:
         return self.epoch >= self.epochs
 
     def train_step(self) -> float:
-        """One optimizer step; returns its loss. The caller has the model in train mode, within `residual_dropout`."""
+        """One optimizer step; returns its loss, NaN of a batch with nothing to ask for.
+
+        The caller has the model in train mode, within `residual_dropout`.
+        """
         rows = self._windows[self._offset : self._offset + self.settings.batch_rows]
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        loss = window_loss(self.recommender, window_batch(self.recommender, rows))
-        self._optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.recommender.model.parameters(), self.settings.clip_norm)
-        self._optimizer.step()
+        batch = window_batch(self.recommender, rows)
+        # Cut blocks may leave nothing to ask for; the mean of no losses is not a number.
+        loss = window_loss(self.recommender, batch) if len(batch.targets) else None
+        if loss is not None:
+            self._optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.recommender.model.parameters(), self.settings.clip_norm)
+            self._optimizer.step()
         self.step += 1
         self._offset += len(rows)
         if self._offset == len(self._windows):
             self._epoch, self._offset = self._epoch + 1, 0
             self._windows = self._draw()
-        return loss.item()
+        return math.nan if loss is None else loss.item()
 
-    def _draw(self) -> list[np.ndarray]:
+    def _draw(self) -> list[Window]:
         """This epoch's windows: a function of seed and epoch, so a checkpoint need not hold them."""
         generator = np.random.default_rng((self.settings.seed, self._epoch))
-        return self._past.windows(self.recommender.prompt.window, generator)
+        whole_blocks = bool(generator.random() < self.settings.whole_block_share)
+        return self._past.windows(self.recommender.prompt.window, generator, whole_blocks)
 
     def _learning_rate(self) -> float:
         """Linear warm-up, then a cosine (Loshchilov & Hutter 2017) over the epochs."""

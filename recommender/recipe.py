@@ -21,6 +21,8 @@ class PretrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         beta2: AdamW's second-moment decay.
         dropout: on the input embeddings and on what attention and MLP add to the residual stream.
         clip_norm: the gradient's largest norm.
+        whole_block_share: share of the epochs in which a block's items are all asked for before the block, as they
+            will be, instead of one after the other.
         seed: of the initial order, windows and dropout.
     """
 
@@ -33,7 +35,12 @@ class PretrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     beta2: float = 0.98
     dropout: float = 0.2
     clip_norm: float = 5.0
+    whole_block_share: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.whole_block_share <= 1:
+            raise ValueError(f"whole_block_share={self.whole_block_share}: take a share, 0 to 1")
 
 
 PRETRAIN = PretrainSettings()
@@ -53,6 +60,8 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         replay_windows: windows of past users' events that each step also learns; 0 for none.
         event_weight: weight of one new event against the mean over the replayed ones. Per event, so that a batch that
             closes early counts less; without replay the loss is the mean over the new events.
+        whole_windows: learn the last window of each user who has new events, every item of it, instead of the new
+            events alone: more of a sitting is learned while it goes on.
         average: the weights that serve keep this share at a step and take the rest from those that learn; 0 serves the
             latter.
         seed: of dropout and replay.
@@ -64,7 +73,8 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     clip_norm: float = 5.0
     dropout: float = 0.2
     replay_windows: int = 32
-    event_weight: float = 0.3 / 64
+    event_weight: float = 1 / 64
+    whole_windows: bool = True
     average: float = 0.98
     seed: int = 0
 

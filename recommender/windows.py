@@ -3,11 +3,17 @@
 Inside a block (a user's events of one instant) the order is not known, so each epoch draws another: the model can't
 learn an order of the file, and learns that block-mates predict one another either way. Long histories are cut at a
 random offset, so that every item comes to stand at every depth of a window.
+
+A window's items are asked for one after the other, or, as a recommender is, all of a block's from the state before
+the block. The first learns more from a window, the second is the question that is put later: where people fill
+baskets of twenty at a time, an answer that has seen half of the basket is worth little.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +21,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from catalogue.replay import Timeline
+from recommender.examples import OnlineBatch
 from recommender.loading import Recommender
 from recommender.scoring import hidden_states, item_log_probabilities, pad_right
 
 Items = NDArray[np.int64]
+
+
+class Window(NamedTuple):
+    """A run of one user's items.
+
+    Attributes:
+        items: item indices, oldest first.
+        asked_after: as long as `items`: how many of them come before the question for each; -1 where an item is not
+            asked for.
+    """
+
+    items: Items
+    asked_after: Items
+
+
+def in_order(items: Items) -> Window:
+    """Each item is asked for after all before it."""
+    return Window(items, np.arange(len(items)))
 
 
 class PastEvents:
@@ -36,15 +61,28 @@ class PastEvents:
         """Events."""
         return len(self.item)
 
-    def windows(self, size: int, generator: np.random.Generator) -> list[Items]:
-        """All events once, as runs of at most `size` items of one user, shuffled; the order is the generator's."""
+    def windows(self, size: int, generator: np.random.Generator, whole_blocks: bool = False) -> list[Window]:
+        """All events once, as runs of at most `size` items of one user, shuffled; the order is the generator's.
+
+        Args:
+            whole_blocks: ask for each block's items before the block; those of a block that a window's edge has cut
+                are then not asked for.
+        """
         order = np.lexsort((generator.random(len(self)), self.block, self.user))
-        edges = np.flatnonzero(np.diff(self.user[order])) + 1
-        windows: list[Items] = []
-        for items in np.split(self.item[order], edges):
-            first = int(generator.integers(1, size + 1)) if len(items) > size else len(items)
-            windows.extend(np.split(items, range(first, len(items), size)))
+        user, item = self.user[order], self.item[order]
+        asked = _block_starts(self.block[order]) if whole_blocks else np.arange(len(item))
+        windows: list[Window] = []
+        for run in np.split(np.arange(len(item)), np.flatnonzero(np.diff(user)) + 1):
+            first = int(generator.integers(1, size + 1)) if len(run) > size else len(run)
+            parts = np.split(run, range(first, len(run), size))
+            windows += [Window(item[part], np.maximum(asked[part] - part[0], -1)) for part in parts]
         return [windows[number] for number in generator.permutation(len(windows))]
+
+
+def _block_starts(block: Items) -> Items:
+    """For each entry the position where its run of equal blocks begins."""
+    new = np.diff(block, prepend=-1) != 0
+    return np.maximum.accumulate(np.where(new, np.arange(len(block)), 0))
 
 
 @dataclass(frozen=True)
@@ -62,19 +100,27 @@ class WindowBatch:
     targets: Tensor
 
 
-def window_batch(recommender: Recommender, windows: list[Items]) -> WindowBatch:
-    """The batch for some windows: every item is a target, the first one from the prefix (start token) alone."""
+def last_windows(recommender: Recommender, batch: OnlineBatch) -> list[Window]:
+    """The last window of each of the batch's users, the new events at its end."""
+    newest = {block.user: block for block in batch.blocks}
+    size = recommender.prompt.window
+    return [in_order(np.array([*block.before, *block.targets][-size:], np.int64)) for block in newest.values()]
+
+
+def window_batch(recommender: Recommender, windows: Sequence[Window]) -> WindowBatch:
+    """The batch for some windows: an item asked for after none of them is asked from the prefix (start token) alone."""
     prompt = recommender.prompt
     # The last item of a window is a target only.
-    tokens, _ = pad_right([prompt.tokens_of(items[:-1].tolist()) for items in windows], recommender)
-    depth = np.concatenate([np.arange(len(items)) for items in windows])
-    row = np.repeat(np.arange(len(windows)), [len(items) for items in windows])
+    tokens, _ = pad_right([prompt.tokens_of(window.items[:-1].tolist()) for window in windows], recommender)
+    depth = np.concatenate([window.asked_after for window in windows])
+    row = np.repeat(np.arange(len(windows)), [len(window.items) for window in windows])
     states = row * tokens.shape[1] + prompt.state_position(0) + depth * prompt.stride
+    asked = depth >= 0
     device = tokens.device
     return WindowBatch(
         tokens=tokens,
-        states=torch.from_numpy(states).to(device),
-        targets=torch.from_numpy(np.concatenate(windows)).to(device),
+        states=torch.from_numpy(states[asked]).to(device),
+        targets=torch.from_numpy(np.concatenate([window.items for window in windows])[asked]).to(device),
     )
 
 

@@ -71,6 +71,6 @@ def test_who_learns_regains_what_who_does_not_has_lost(walkers: Dataset) -> None
     found = {one.scorer: one for one in run_drift(stage, settings, 0.1, 0, torch.device("cpu"), window=60)}
     assert list(found) == ["ours-online", "plain-sgd", "ours-frozen"]
     for one in found.values():
-        assert one.low < 0.7 * one.before, "the turn hurts"
+        assert one.low < 0.75 * one.before, "the turn hurts"
     assert found["ours-frozen"].before > 0.4
     assert found["ours-online"].low >= found["ours-frozen"].low * 0.8

@@ -81,11 +81,25 @@ def test_a_folder_of_two_models_is_refused(tiny: Recommender, tmp_path: Path) ->
 
 
 def test_an_unknown_preset_is_named(items: list[Item]) -> None:
-    with pytest.raises(ValueError, match="tiny, small, base"):
+    with pytest.raises(ValueError, match="tiny, wide, small, base"):
         preset_recommender("huge", items)
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "base"])
+def test_a_model_starts_by_ranking_what_is_in_the_history(items: list[Item]) -> None:
+    """Without a step of training: the first layer hands on the mean of the history's embeddings."""
+    many = [Item(item_id=f"m{number}") for number in range(300)]
+    history = [f"m{number}" for number in range(40, 60)]
+
+    def hits(copying: bool) -> int:
+        scores = score_histories(preset_recommender("wide", many, seed=5, copying=copying), [history])[0]
+        return sum(40 <= item < 60 for item in scores.topk(20).indices.tolist())
+
+    assert hits(True) >= 15, "chance is 1.3"
+    assert hits(False) <= 5
+    assert preset_recommender("tiny", items, window=7).prompt.window == 7
+
+
+@pytest.mark.parametrize("name", ["tiny", "wide", "small", "base"])
 def test_presets_split_over_two_by_two_ranks(name: str) -> None:
     from recommender.presets import PRESETS
 

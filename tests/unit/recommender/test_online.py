@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from recommender.online import OnlineModel
 from recommender.recipe import ONLINE, OnlineRecipe
 from recommender.replay import replay_windows
 from recommender.scoring import score_histories
+from recommender.windows import in_order, window_batch, window_loss
 
 PAST = [[Interaction(f"i{(user + step) % 20}", float(step // 2)) for step in range(8)] for user in range(20)]
 
@@ -60,7 +62,7 @@ def test_a_replayed_window_is_a_run_of_known_items_with_blocks_shuffled() -> Non
     long = [Interaction("nobody" if n % 10 == 9 else f"i{n}", float(n // 2)) for n in range(200)]
     known = [n for n in range(200) if n % 10 != 9]
     starts, swapped = set(), False
-    for window in replay_windows(wide, [long] * 40):
+    for window, _ in replay_windows(wide, [long] * 40):
         start = known.index(window.min())
         assert sorted(window.tolist()) == known[start : start + 50], "a run of 50 known items"
         assert [item // 2 for item in window] == sorted(item // 2 for item in window), "instants in order"
@@ -69,7 +71,7 @@ def test_a_replayed_window_is_a_run_of_known_items_with_blocks_shuffled() -> Non
     assert len(starts) > 10
     assert swapped
     assert replay_windows(wide, [[Interaction("nobody", 1.0)], []]) == []
-    assert [window.tolist() for window in replay_windows(wide, [[Interaction("i3", 1.0)]])] == [[3]]
+    assert [window.tolist() for window, _ in replay_windows(wide, [[Interaction("i3", 1.0)]])] == [[3]]
 
 
 def test_the_average_of_the_weights_serves(tiny: Recommender) -> None:
@@ -94,14 +96,16 @@ def test_without_an_average_the_model_itself_learns(tiny: Recommender) -> None:
 
 def test_replay_keeps_what_the_past_taught(items: list[Item]) -> None:
     """The stream contradicts the past: learned alone it drives the past out, beside replay it does not."""
-    recipe = OnlineRecipe(learning_rate=1e-2, dropout=0.0, average=0.0, replay_windows=16, event_weight=0.25)
+    recipe = OnlineRecipe(
+        learning_rate=1e-2, dropout=0.0, average=0.0, replay_windows=16, event_weight=0.25, whole_windows=False
+    )
 
     def remembered(online: OnlineModel) -> float:
         """The chance given to the instant behind that of i1 and i2."""
         return score_histories(online.recommender, [["i1", "i2"]])[0, [3, 4]].exp().sum().item()
 
     online = OnlineModel(preset_recommender("tiny", items), recipe)
-    steps(online, 40)
+    steps(online, 80)
     taught = remembered(online)
     state = {name: tensor.clone() for name, tensor in online.state().items()}
     steps(online, 20)
@@ -115,7 +119,7 @@ def test_replay_keeps_what_the_past_taught(items: list[Item]) -> None:
 
 def test_an_early_batch_counts_less_beside_replay(tiny: Recommender) -> None:
     """The gradient is that of replayed mean + event_weight x sum over the new events."""
-    recipe = OnlineRecipe(dropout=0.0, clip_norm=1e9, average=0.0, event_weight=0.01)
+    recipe = OnlineRecipe(dropout=0.0, clip_norm=1e9, average=0.0, event_weight=0.01, whole_windows=False)
     one = online_batch(tiny, [UserUpdate([Interaction("i1", 1.0)], [Interaction("i2", 2.0)])])
 
     def gradient(own: OnlineRecipe) -> torch.Tensor:
@@ -128,6 +132,22 @@ def test_an_early_batch_counts_less_beside_replay(tiny: Recommender) -> None:
     )
     assert torch.allclose(double - none, 2 * (single - none), atol=1e-5)
     assert (single - none).norm() > 1e-4
+
+
+def test_the_users_whole_windows_are_learned(tiny: Recommender) -> None:
+    """Every item of each user's last window, the new ones at its end, instead of the new ones alone."""
+    recipe = OnlineRecipe(dropout=0.0, clip_norm=1e9, average=0.0, replay_windows=0, whole_windows=True)
+    past = [Interaction(f"i{n}", float(n)) for n in range(4)]
+    new = [Interaction("i9", 10.0), Interaction("i7", 11.0)]
+    loss, _ = OnlineModel(tiny, recipe).backward(online_batch(tiny, [UserUpdate(past, new), UserUpdate([], new[:1])]))
+    windows = [in_order(np.array([0, 1, 2, 3, 9, 7])), in_order(np.array([9]))]
+    with torch.no_grad():
+        expected = window_loss(tiny, window_batch(tiny, windows))
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    alone, _ = OnlineModel(tiny, msgspec.structs.replace(recipe, whole_windows=False)).backward(
+        online_batch(tiny, [UserUpdate(past, new), UserUpdate([], new[:1])])
+    )
+    assert alone != pytest.approx(loss, abs=1e-3)
 
 
 def test_chance_is_the_models_own_and_restored(items: list[Item]) -> None:

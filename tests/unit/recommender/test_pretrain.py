@@ -19,7 +19,7 @@ from recommender.loading import Recommender, checkpoint_tensors
 from recommender.pretrain import CHECKPOINT, Pretrainer, Progress, pretrain
 from recommender.recipe import PretrainSettings
 from recommender.scoring import score_histories
-from recommender.windows import PastEvents, window_batch, window_loss
+from recommender.windows import PastEvents, Window, in_order, window_batch, window_loss
 
 SETTINGS = PretrainSettings(epochs=3, batch_rows=4, warmup_steps=5)
 
@@ -53,16 +53,17 @@ def test_windows_hold_every_event_once_and_keep_the_order_of_blocks(tiny: Recomm
         block_of.setdefault((user, item), []).append(block)
     first, second = (events.windows(50, np.random.default_rng(seed)) for seed in (0, 1))
     for windows in (first, second):
-        assert max(map(len, windows)) <= 50
-        assert sorted(np.concatenate(windows).tolist()) == sorted(events.item.tolist())
+        assert max(len(window.items) for window in windows) <= 50
+        assert all(window.asked_after.tolist() == list(range(len(window.items))) for window in windows)
+        assert sorted(np.concatenate([window.items for window in windows]).tolist()) == sorted(events.item.tolist())
     again = events.windows(50, np.random.default_rng(0))
-    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    assert all(np.array_equal(one.items, two.items) for one, two in zip(first, again, strict=True))
     # Users 1 to 8 have fewer items than the catalogue, each once: one window, which ascends block by block.
     for name in (f"u{number}" for number in range(1, 9)):
         user = past.dataset.users.index(name)
         own = {item for (owner, item) in block_of if owner == user}
         assert len(own) == int((events.user == user).sum())
-        window = next(w for w in second if set(w.tolist()) == own and len(w) == len(own))
+        window = next(w for w, _ in second if set(w.tolist()) == own and len(w) == len(own))
         blocks = [block_of[user, item][0] for item in window.tolist()]
         assert blocks == sorted(blocks)
 
@@ -72,17 +73,54 @@ def test_blocks_are_shuffled_anew(tiny: Recommender, past: Timeline) -> None:
     pairs = set()
     for seed in range(8):
         for window in events.windows(50, np.random.default_rng(seed)):
-            pairs.update(itertools.pairwise(window.tolist()))
+            pairs.update(itertools.pairwise(window.items.tolist()))
     assert (3, 4) in pairs
     assert (4, 3) in pairs, "block-mates stand in both orders"
 
 
 def test_the_loss_is_each_items_from_the_items_before_it(tiny: Recommender) -> None:
-    windows = [np.array([3, 5, 7]), np.array([2])]
+    windows = [in_order(np.array([3, 5, 7])), in_order(np.array([2]))]
     loss = window_loss(tiny, window_batch(tiny, windows))
     asked = score_histories(tiny, [[], ["i3"], ["i3", "i5"], []])
     expected = -(asked[0, 3] + asked[1, 5] + asked[2, 7] + asked[3, 2]) / 4
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_whole_block_is_asked_for_before_any_of_it(tiny: Recommender, past: Timeline) -> None:
+    """Also where a window's edge cuts it: then it is not asked for at all."""
+    events = PastEvents(tiny, past)
+    blocks = {key: set() for key in zip(events.user.tolist(), events.block.tolist(), strict=True)}
+    for user, item, block in zip(events.user.tolist(), events.item.tolist(), events.block.tolist(), strict=True):
+        blocks[user, block].add(item)
+    whole = {frozenset(items) for items in blocks.values()}
+    for window in events.windows(50, np.random.default_rng(0), whole_blocks=True):
+        together = [
+            frozenset(window.items[window.asked_after == start].tolist()) for start in set(window.asked_after.tolist())
+        ]
+        assert set(together) <= whole, "users here have fewer than 50 items"
+        assert all(start <= place for place, start in enumerate(window.asked_after.tolist()))
+    cut = events.windows(3, np.random.default_rng(0), whole_blocks=True)
+    assert sum(int((window.asked_after < 0).sum()) for window in cut) > 0
+    batch = window_batch(tiny, [Window(np.array([3, 5, 7]), np.array([-1, 1, 1]))])
+    assert batch.targets.tolist() == [5, 7]
+    asked = score_histories(tiny, [["i3"]])[0]
+    assert window_loss(tiny, batch).item() == pytest.approx(-(asked[5] + asked[7]).item() / 2, abs=1e-5)
+
+
+def test_a_share_of_epochs_asks_for_whole_blocks(tiny: Recommender, past: Timeline) -> None:
+    def asks_whole_blocks(share: float) -> list[bool]:
+        trainer = Pretrainer(tiny, past, msgspec.structs.replace(SETTINGS, whole_block_share=share))
+        found = []
+        for trainer._epoch in range(12):
+            windows = trainer._draw()
+            found.append(any(w.asked_after.tolist() != list(range(len(w.items))) for w in windows))
+        return found
+
+    assert not any(asks_whole_blocks(0.0))
+    assert all(asks_whole_blocks(1.0))
+    assert len(set(asks_whole_blocks(0.5))) == 2
+    with pytest.raises(ValueError, match="0 to 1"):
+        PretrainSettings(whole_block_share=2.0)
 
 
 def test_a_killed_run_resumes_bit_for_bit(items: list[Item], past: Timeline, tmp_path: Path) -> None:
