@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.event_log import LogReader, LogUnavailable, Partition, Record
+from streams.kafka_batches import BatchRecords
 from streams.kafka_connection import connect, translate
 from streams.kafka_settings import KafkaSettings
 
@@ -22,6 +22,7 @@ class KafkaLogReader(LogReader):
     def __init__(self, settings: KafkaSettings, start: Mapping[Partition, int]) -> None:
         self._settings = settings
         self._consumer = connect(KafkaConsumer, settings.consumer())
+        self._consumer._fetcher.PartitionRecords = BatchRecords
         self._partitions = [TopicPartition(*partition) for partition in start]
         self._consumer.assign(self._partitions)
         self._positions: dict[Partition, int] = {}
@@ -44,7 +45,7 @@ class KafkaLogReader(LogReader):
             self._heard_at = time.monotonic()
         elif time.monotonic() - self._heard_at > self._settings.patience_seconds:
             self._look_for_broker()
-        return [record for partition, records in fetched.items() for record in _records(partition, records)]
+        return [record for records in fetched.values() for record in records]
 
     def position(self, partition: Partition) -> int:
         """See `LogReader.position`."""
@@ -86,10 +87,3 @@ class KafkaLogReader(LogReader):
             else:
                 has.append(f"{name} has no offset {offset}: it holds {first} to {end}; seek to one of these")
         return LogUnavailable("; ".join(has))
-
-
-def _records(partition: TopicPartition, found: list[ConsumerRecord]) -> Iterator[Record]:
-    topic, number = partition
-    for one in found:
-        headers = tuple((name, content or b"") for name, content in one.headers) if one.headers else ()
-        yield Record(topic, number, one.offset, one.key, one.value, one.timestamp / 1000.0, headers)
