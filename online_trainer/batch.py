@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 from online_trainer.admission import Arrival
@@ -10,6 +11,9 @@ from online_trainer.learner import Learner, StepReport, Verdict
 from online_trainer.ledger import LedgerRow, Untrained
 from online_trainer.users import Histories
 from recommender.examples import Interaction, UserUpdate
+
+_new = tuple.__new__
+"""A named tuple's own constructor takes 0.2 µs more, several times an event."""
 
 
 class Grouped(NamedTuple):
@@ -29,18 +33,28 @@ def group(arrivals: Iterable[Arrival], histories: Histories) -> Grouped:
     numbers: dict[str, int] = {}
     events: list[list[Interaction]] = []
     places: list[tuple[int, int] | None] = []
-    for arrival in arrivals:
-        event = arrival.event
-        if event is None or arrival.reason is Untrained.DUPLICATE:
+    for _, event, reason in arrivals:
+        if event is None or reason is Untrained.DUPLICATE:
             places.append(None)
             continue
-        number = numbers.setdefault(event.user_id, len(numbers))
-        if number == len(events):
+        number = numbers.get(event.user_id)
+        if number is None:
+            number = numbers[event.user_id] = len(events)
             events.append([])
-        places.append((number, len(events[number])))
-        events[number].append(Interaction(event.item_id, event.timestamp))
-    updates = [UserUpdate(histories.of(user), events[number]) for user, number in numbers.items()]
-    return Grouped(updates, places)
+        own = events[number]
+        places.append((number, len(own)))
+        own.append(Interaction(event.item_id, event.timestamp))
+    pasts = histories.of_all(numbers)
+    return Grouped(list(map(_new, repeat(UserUpdate), zip(pasts, events, strict=True))), places)
+
+
+def remember(arrivals: Iterable[Arrival], grouped: Grouped, histories: Histories) -> None:
+    """Append a batch's new events to the histories, in the order of their arrival."""
+    updates, add = grouped.updates, histories.add
+    for (_, event, _), place in zip(arrivals, grouped.places, strict=True):
+        if place is not None and event is not None:
+            user, position = place
+            add(event.user_id, updates[user][1][position])
 
 
 def train_batch(
@@ -60,7 +74,5 @@ def train_batch(
         arrival.row(number, report.ndcg.get(place) if place else None, refused)
         for arrival, place in zip(arrivals, grouped.places, strict=True)
     ]
-    for arrival, place in zip(arrivals, grouped.places, strict=True):
-        if place is not None and arrival.event is not None:
-            histories.add(arrival.event.user_id, Interaction(arrival.event.item_id, arrival.event.timestamp))
+    remember(arrivals, grouped, histories)
     return report, rows

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from bisect import bisect_left
 from collections.abc import Mapping
+from itertools import groupby
+from operator import attrgetter
 
 from contracts import topics
 from online_trainer.plan import BatchPlan, share_out
 from streams.event_log import EventLog, Partition, Record
 
 _POLL_SECONDS = 0.05
-_POLL_RECORDS = 1000
+POLL_RECORDS = 1000
+
 _LAG_SECONDS = 1.0
+_offset, _partition = attrgetter("offset"), attrgetter("partition")
 
 
 class Intake:
@@ -39,7 +43,7 @@ class Intake:
         self._stop_at_end = stop_at_end
         self._partitions = {number: Partition(topics.EVENTS, number) for number in sorted(start)}
         self._reader = log.open_reader({self._partitions[number]: offset for number, offset in start.items()})
-        self._fetched: dict[int, deque[Record]] = {number: deque() for number in self._partitions}
+        self._fetched: dict[int, list[Record]] = {number: [] for number in self._partitions}
         self._ends: dict[int, int] = {}
         self._ends_at = 0.0
         self._waiting_since: float | None = None
@@ -62,11 +66,11 @@ class Intake:
     def plan(self, number: int, timeout_seconds: float) -> BatchPlan | None:
         """The next batch's plan, or None when none was due within about `timeout_seconds`. Raises LogUnavailable."""
         deadline = time.monotonic() + timeout_seconds
-        while not self._is_due():
+        while not self._is_due(available := self._available()):
             if time.monotonic() >= deadline or self.exhausted:
                 return None
             self._fetch()
-        shares = share_out(self._available(), self.batch_events)
+        shares = share_out(available, self.batch_events)
         self._waiting_since = None
         return BatchPlan(
             number=number,
@@ -84,8 +88,9 @@ class Intake:
         records = []
         for partition, (_, end) in sorted(plan.ranges.items()):
             fetched = self._fetched[partition]
-            while fetched and fetched[0].offset < end:
-                records.append(fetched.popleft())
+            count = bisect_left(fetched, end, key=_offset)
+            records += fetched[:count]
+            del fetched[:count]
         self.offsets = plan.advanced(self.offsets)
         return records
 
@@ -116,8 +121,8 @@ class Intake:
             known = {n: max(end, self._reader.position(self._partitions[n])) for n, end in self._ends.items()}
         return {number: max(0, end - self.offsets[number]) for number, end in known.items()}
 
-    def _is_due(self) -> bool:
-        waiting = self.lag_events
+    def _is_due(self, available: Mapping[int, int]) -> bool:
+        waiting = sum(available.values())
         if waiting >= self.batch_events or (waiting and self._stop_at_end):
             return True
         if not waiting:
@@ -128,5 +133,5 @@ class Intake:
         return time.monotonic() - self._waiting_since >= self._linger_seconds
 
     def _fetch(self) -> None:
-        for record in self._reader.poll(_POLL_RECORDS, _POLL_SECONDS):
-            self._fetched[record.partition].append(record)
+        for number, records in groupby(self._reader.poll(POLL_RECORDS, _POLL_SECONDS), _partition):
+            self._fetched[number].extend(records)

@@ -47,11 +47,10 @@ class TrainerMetrics:
         self.log_up = self._gauge("log_up", "1 while the event log answers.")
         self.log_up.set(1)
 
-    def count_arrivals(self, reasons: Iterable[Untrained | None]) -> None:
+    def count_arrivals(self, reasons: Iterable[Untrained]) -> None:
         """Count the records that will not be trained."""
         for reason in reasons:
-            if reason is not None:
-                self.untrained.labels(reason.value).inc()
+            self.untrained.labels(reason.value).inc()
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"slipstream_trainer_{name}_total", text, registry=self.registry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -22,21 +23,37 @@ class DedupeWindow:
         if capacity < 1:
             raise ValueError(f"dedupe window of {capacity}: take at least 1")
         self._capacity = capacity
-        self._windows: dict[int, dict[str, None]] = {}
+        self._windows: dict[int, deque[str]] = {}
+        """Partition → its ids, oldest first."""
+        self._counts: dict[str, int] = {}
+        """Id → windows that hold it: one, but for what workers tell one another. One look-up an event."""
 
     def __contains__(self, event_id: str) -> bool:
-        # A loop: `any` over a generator takes three times as long, once an event.
-        for window in self._windows.values():  # noqa: SIM110
-            if event_id in window:
-                return True
-        return False
+        return event_id in self._counts
+
+    def add_new(self, partition: int, event_id: str) -> bool:
+        """`add` an id that no window has; False for one that is known."""
+        if event_id in self._counts:
+            return False
+        window = self._windows.get(partition)
+        if window is None:
+            window = self._windows[partition] = deque()
+        window.append(event_id)
+        self._counts[event_id] = 1
+        if len(window) > self._capacity:
+            self._forget(window.popleft())
+        return True
 
     def add(self, partition: int, event_id: str) -> None:
-        """Remember an id; the oldest of a full window is forgotten."""
-        window = self._windows.setdefault(partition, {})
-        window[event_id] = None
-        if len(window) > self._capacity:
-            del window[next(iter(window))]
+        """Remember an id; the oldest of a full window is forgotten. One that the window has stays where it is."""
+        if self.add_new(partition, event_id):
+            return
+        window = self._windows.setdefault(partition, deque())
+        if event_id not in window:
+            window.append(event_id)
+            self._counts[event_id] += 1
+            if len(window) > self._capacity:
+                self._forget(window.popleft())
 
     def of(self, partition: int) -> list[str]:
         """A partition's ids, oldest first."""
@@ -44,7 +61,16 @@ class DedupeWindow:
 
     def replace(self, partition: int, event_ids: Iterable[str]) -> None:
         """Make these a partition's ids; none forgets it."""
-        self._windows[partition] = dict.fromkeys(event_ids)
+        for event_id in self._windows.get(partition, ()):
+            self._forget(event_id)
+        self._windows[partition] = deque(dict.fromkeys(event_ids))
+        for event_id in self._windows[partition]:
+            self._counts[event_id] = self._counts.get(event_id, 0) + 1
+
+    def _forget(self, event_id: str) -> None:
+        count = self._counts.pop(event_id)
+        if count > 1:
+            self._counts[event_id] = count - 1
 
 
 class Histories:
@@ -67,13 +93,18 @@ class Histories:
         """The user's events so far; empty for a new user."""
         return self._users.get(user_id, ())
 
+    def of_all(self, user_ids: Iterable[str]) -> list[Sequence[Interaction]]:
+        """`of` each."""
+        get = self._users.get
+        return [get(user_id, ()) for user_id in user_ids]
+
     def add(self, user_id: str, interaction: Interaction) -> None:
         """Append an event."""
         history = self._users.get(user_id)
         if history is None:
             history = self._users[user_id] = History(length=self._length)
         history.append(interaction)
-        if len(self._ring) < self.REPLAY_EVENTS:
+        if self._count < self.REPLAY_EVENTS:
             self._ring.append(user_id)
         else:
             self._ring[self._count % self.REPLAY_EVENTS] = user_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -47,6 +48,32 @@ def pad_right(prompts: Sequence[Sequence[int]], recommender: Recommender) -> tup
     tokens, last = torch.from_numpy(padded), torch.from_numpy(lengths - 1)
     device = recommender.head.weight.device
     return tokens.to(device), last.to(device)
+
+
+def prompt_rows(items: Sequence[array[int]], recommender: Recommender) -> tuple[Tensor, Tensor]:
+    """`pad_right` of the prompts of some histories, made from all of them at once.
+
+    Args:
+        items: of each history, its item indices (32 bits each), the last `window` at most.
+    """
+    prefix, separator = recommender.prompt.template.prefix, recommender.prompt.template.separator
+    vocabulary, stride, behind = recommender.vocabulary, recommender.prompt.stride, len(prefix)
+    lengths = np.fromiter(map(len, items), np.int64, len(items))
+    longest = int(lengths.max(initial=0))
+    flat = np.frombuffer(b"".join(items), np.int32) + vocabulary.first_item_token
+    tokens = np.full((len(items), behind + longest * stride), vocabulary.pad_token, np.int64)
+    tokens[:, :behind] = prefix
+    if len(flat) == len(items) * longest:
+        tokens[:, behind::stride] = flat.reshape(len(items), longest)
+        for place, token in enumerate(separator, start=behind + 1):
+            tokens[:, place::stride] = token
+    else:
+        there = np.arange(longest) < lengths[:, None]
+        tokens[:, behind::stride][there] = flat
+        for place, token in enumerate(separator, start=behind + 1):
+            tokens[:, place::stride][there] = token
+    device = recommender.head.weight.device
+    return torch.from_numpy(tokens).to(device), torch.from_numpy(behind - 1 + lengths * stride).to(device)
 
 
 def hidden_states(recommender: Recommender, tokens: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def work_off(reader: Intake) -> tuple[list[BatchPlan], list[Record]]:
 def test_edges_do_not_depend_on_how_records_are_fetched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.send(*map(click, range(100)))
     plans, records = work_off(opened(world, stop_at_end=True))
-    monkeypatch.setattr(intake, "_POLL_RECORDS", 1)
+    monkeypatch.setattr(intake, "POLL_RECORDS", 1)
     assert work_off(opened(world, stop_at_end=True)) == (plans, records)
     assert len(records) == 100
     assert [sum(end - first for first, end in plan.ranges.values()) for plan in plans] == [8] * 12 + [4]

@@ -112,6 +112,7 @@ def test_a_duplicate_is_trained_once_even_across_a_restart(world: World, run: Ru
 
 def test_what_cannot_be_read_goes_to_the_dead_letters_and_the_rest_is_trained(world: World, run: Run) -> None:
     bad = [b"not json", b"{}", None, b'{"event_id": 5}', wire.encode(click(1)).replace(b"1000", b'"x"')]
+    bad.append(wire.encode(click(1, event_id="odd")).replace(b'"click"', b'"No Type"'))
     world.send(*map(click, range(10)))
     for data in bad:
         world.send_bytes(data)

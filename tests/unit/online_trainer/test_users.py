@@ -27,6 +27,23 @@ def test_a_window_holds_the_last_ids_of_each_partition(ids: list[tuple[int, str]
             model[partition].append(event_id)
 
 
+@given(arrivals, st.integers(1, 5), st.integers(0, 60))
+def test_what_one_window_forgets_another_may_still_hold(ids: list[tuple[int, str]], capacity: int, until: int) -> None:
+    window = DedupeWindow(capacity)
+    for partition, event_id in ids[:until]:
+        known = event_id in window
+        assert window.add_new(partition, event_id) is not known
+    # What a worker is told of others' partitions comes as whole windows, which may overlap.
+    told = [event_id for _, event_id in ids[until:]]
+    window.replace(3, told)
+    window.replace(0, told[:2])
+    held = {event_id for number in range(4) for event_id in window.of(number)}
+    assert held == {event_id for event_id in "abcdefgh" if event_id in window}
+    assert window.of(3) == list(dict.fromkeys(told))
+    window.replace(3, [])
+    assert {event_id for event_id in "abcdefgh" if event_id in window} == {e for n in range(3) for e in window.of(n)}
+
+
 def test_a_window_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         DedupeWindow(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 
 import pytest
@@ -12,7 +13,8 @@ from recommender.examples import Interaction, UserUpdate, online_batch
 from recommender.history import History
 from recommender.initialise import preset_recommender
 from recommender.loading import Recommender, checkpoint_tensors
-from recommender.scoring import score_histories
+from recommender.prompt import Prompt, PromptTemplate
+from recommender.scoring import pad_right, prompt_rows, score_histories
 from recommender.training import batch_log_probabilities, online_loss
 
 
@@ -23,7 +25,7 @@ def at(timestamp: float, *item_ids: str) -> list[Interaction]:
 def test_events_of_one_instant_are_asked_from_the_state_before_it(tiny: Recommender) -> None:
     user = UserUpdate(history=at(1, "i1") + at(2, "i2"), events=at(3, "i3", "i4") + at(4, "i5"))
     batch = online_batch(tiny, [user])
-    assert [block.before for block in batch.blocks] == [[1, 2], [1, 2, 3, 4]]
+    assert [list(block.before) for block in batch.blocks] == [[1, 2], [1, 2, 3, 4]]
     assert batch.event_row.tolist() == [0, 0, 1]
     assert batch.target.tolist() == [3, 4, 5]
     assert [block.positions for block in batch.blocks] == [[0, 1], [2]]
@@ -34,7 +36,7 @@ def test_events_of_one_instant_are_asked_from_the_state_before_it(tiny: Recommen
 def test_a_block_that_the_batch_cuts_keeps_its_state(tiny: Recommender) -> None:
     whole = online_batch(tiny, [UserUpdate(at(1, "i1"), at(2, "i2", "i3", "i4"))])
     second = online_batch(tiny, [UserUpdate(at(1, "i1") + at(2, "i2"), at(2, "i3", "i4"))])
-    assert second.blocks[0].before == whole.blocks[0].before == [1]
+    assert list(second.blocks[0].before) == list(whole.blocks[0].before) == [1]
     assert second.target.tolist() == whole.target.tolist()[1:]
 
 
@@ -48,7 +50,8 @@ def test_a_first_event_trains_from_the_start_token(tiny: Recommender) -> None:
 def test_unknown_items_are_passed_over_and_counted(tiny: Recommender) -> None:
     user = UserUpdate(at(1, "nobody", "i1"), at(2, "nobody") + at(3, "i2", "nobody"))
     batch = online_batch(tiny, [user])
-    assert (batch.skipped, batch.num_events, batch.blocks[0].before, batch.blocks[0].positions) == (2, 1, [1], [1])
+    (block,) = batch.blocks
+    assert (batch.skipped, batch.num_events, list(block.before), block.positions) == (2, 1, [1], [1])
     empty = online_batch(tiny, [UserUpdate([], at(1, "nobody"))])
     assert (empty.num_events, empty.skipped) == (0, 1)
     with pytest.raises(ValueError, match="skip it"):
@@ -107,6 +110,19 @@ def test_a_history_tells_the_items_it_holds_whatever_came_and_went() -> None:
         if number == 40:
             index["i8"] = 8
         if number % 3:
-            assert history.known(index) == [index[seen.item_id] for seen in plain if seen.item_id in index]
+            assert list(history.known(index)) == [index[seen.item_id] for seen in plain if seen.item_id in index]
             history.known(index).append(99)
     assert list(history) == list(plain)
+
+
+@pytest.mark.parametrize("separator", [(), (1,), (1, 0)])
+def test_prompts_made_at_once_are_those_made_one_by_one(tiny: Recommender, separator: tuple[int, ...]) -> None:
+    assert tiny.vocabulary.first_item_token > 1
+    prompt = Prompt(PromptTemplate(prefix=(1, 0), separator=separator, window=4), tiny.vocabulary)
+    recommender = Recommender(tiny.model, tiny.vocabulary, prompt)
+    for lengths in ([3, 0, 4, 1], [2, 2], [0], []):
+        rows = [[(7 * row + place) % 10 for place in range(length)] for row, length in enumerate(lengths)]
+        tokens, last = prompt_rows([array("i", row) for row in rows], recommender)
+        wanted_tokens, wanted_last = pad_right([prompt.tokens_of(row) for row in rows], recommender)
+        assert tokens.tolist() == wanted_tokens.tolist() and last.tolist() == wanted_last.tolist()
+        assert tokens.dtype == wanted_tokens.dtype and last.dtype == wanted_last.dtype
