@@ -7,7 +7,7 @@ from evaluation.choices import Protocol
 from evaluation.heuristics import heuristic_methods
 from evaluation.methods import Heuristics, Method, SasrecMethod, sasrec_trials
 from evaluation.our_method import Ours, Retrained
-from evaluation.our_trials import OUR_TRIALS
+from evaluation.our_trials import our_trials
 from evaluation.tables import Goal
 
 SASREC = ("sasrec-bce", "sasrec-sampled", "sasrec-gbce", "sasrec-full")
@@ -20,7 +20,7 @@ def methods(dataset: Dataset, protocol: Protocol) -> list[Method]:
     found: list[Method] = [Heuristics(heuristic) for heuristic in heuristic_methods(dataset)]
     found += [SasrecMethod(loss, sasrec_trials(loss)) for loss in ("bce", "sampled", "gbce", "full")]
     streams = protocol == "prequential"
-    found.append(Ours(OUR_TRIALS, online=streams))
+    found.append(Ours(our_trials(protocol), online=streams))
     if streams:
         found.append(Retrained())
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -68,9 +68,9 @@ class Retrained(Ours):
         }
 
 
-def retrained_trials(ours: Settings) -> tuple[dict[str, Any], ...]:
+def retrained_trials(ours: Settings, starts: Sequence[Start]) -> tuple[dict[str, Any], ...]:
     """From scratch or warm, with the settings chosen for `Ours`."""
-    return tuple({**ours, "start": start} for start in ("scratch", "warm"))
+    return tuple({**ours, "start": start} for start in starts)
 
 
 def online_settings(given: Mapping[str, Any], seed: int = 0) -> OnlineSettings:

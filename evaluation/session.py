@@ -16,6 +16,7 @@ from evaluation.goals import goals, methods
 from evaluation.methods import Method
 from evaluation.our_method import Ours, Retrained, retrained_trials
 from evaluation.record import Record
+from evaluation.retraining import Start
 from evaluation.runs import Result, Run, read
 from evaluation.tables import Verdict, verdicts
 from evaluation.tasks import Task, perform_all
@@ -36,6 +37,7 @@ class Session:
         folder: of results; `choices` lie in it by data set and protocol.
         data: where the data set lies; None where `catalogue.datasets.load` looks.
         choose: whether untried settings are tried; without it, what was tried before is used.
+        starts: how the retrained model may start; with one of them there is nothing to choose.
         jobs: processes side by side. threads: CPU threads of each; 0 leaves it to torch.
     """
 
@@ -47,6 +49,7 @@ class Session:
     data: Path | None = None
     names: Sequence[str] = ()
     choose: bool = True
+    starts: tuple[Start, ...] = ("scratch", "warm")
     jobs: int = 1
     threads: int = 0
 
@@ -98,7 +101,7 @@ def evaluate(session: Session, on_text: OnText, on_progress: OnProgress) -> Resu
     for method in found:
         if isinstance(method, Retrained):
             # Its settings are those that were chosen for ours.
-            method.trials = retrained_trials(session.choices.best(Ours.name))
+            method.trials = retrained_trials(session.choices.best(Ours.name), session.starts)
             _choose(session, [method], on_text, on_progress)
     runs = [run for method in found for run in _runs(session, method)]
     tasks = [session.task(run.method, run.settings, run.seed) for run in runs if not run.done]
@@ -122,7 +125,7 @@ def _choose(session: Session, found: Sequence[Method], on_text: OnText, on_progr
     tasks = [
         session.task(method, settings, None)
         for method in found
-        if method.trials != ({},)
+        if len(method.trials) > 1
         for settings in untried(method, session.choices)
     ]
     for task, trial in perform_all(tasks, session.jobs, on_text, on_progress):
@@ -130,7 +133,7 @@ def _choose(session: Session, found: Sequence[Method], on_text: OnText, on_progr
 
 
 def _runs(session: Session, method: Method) -> list[Run]:
-    settings = {} if method.trials == ({},) else session.choices.best(method.name)
+    settings = method.trials[0] if len(method.trials) == 1 else session.choices.best(method.name)
     return [
         Run(session.dataset, session.protocol, method, settings, seed, session.folder) for seed in range(session.seeds)
     ]

@@ -22,6 +22,9 @@ Device = Annotated[str, typer.Option(help="Where models run: cpu or cuda.")]
 Methods = Annotated[str, typer.Option(help="Only these, comma-separated; all when left out.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Results, choices and the log of opened configurations.")]
 Choose = Annotated[bool, typer.Option(help="Try settings on 70-80 % of the timeline that were not tried yet.")]
+Starts = Annotated[
+    str, typer.Option(help="How the retrained model starts: scratch, warm, or both and the better one counts.")
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Trials and runs side by side, each its own process.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")]
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
@@ -62,13 +65,16 @@ def prequential(
     methods: Methods = "",
     out: Out = DEFAULT_OUT,
     choose: Choose = True,
+    retrain_start: Starts = "scratch,warm",
     jobs: Jobs = 1,
     threads: Threads = 0,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw NDCG@10 over the stream.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Test, then train, through the last 20 %: baselines, SASRec, ours frozen, online and retrained ten times."""
-    results = _evaluate("prequential", dataset, data, seeds, device, methods, out, choose, jobs, threads, as_json)
+    results = _evaluate(
+        "prequential", dataset, data, seeds, device, methods, out, choose, jobs, threads, as_json, retrain_start
+    )
     if plot is not None:
         from evaluation.plots import plot_stream
 
@@ -129,14 +135,18 @@ def _evaluate(
     jobs: int,
     threads: int,
     as_json: bool,
+    starts: str = "scratch,warm",
 ) -> Results:
     from catalogue.datasets import DataError, load
     from evaluation.session import Session, evaluate
     from evaluation.stages import AlreadyOpened
 
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
+    begin = tuple(start for start in ("scratch", "warm") if start in starts.split(","))
+    if not begin:
+        raise typer.BadParameter("give scratch, warm or both, comma-separated", param_hint="--retrain-start")
     try:
-        session = Session(load(dataset, data), protocol, seeds, device, out, data, names, choose, jobs, threads)
+        session = Session(load(dataset, data), protocol, seeds, device, out, data, names, choose, begin, jobs, threads)
         with _signs_of_life(session) as (on_text, on_progress):
             results = evaluate(session, on_text, on_progress)
     except (DataError, ValueError, LookupError, AlreadyOpened) as error:

@@ -143,7 +143,7 @@ def test_it_is_retrained_ten_times(walkers: Dataset, start: str) -> None:
     prequential(scorer, stage.line, stage.start)
     assert scorer.retrainings == TIMES
     assert scorer.flops.total > 0
-    assert [trial["start"] for trial in retrained_trials({})] == ["scratch", "warm"]
+    assert [trial["start"] for trial in retrained_trials({}, ("scratch", "warm"))] == ["scratch", "warm"]
 
 
 def test_a_warm_start_goes_on_from_the_weights_it_has(walkers: Dataset) -> None:
