@@ -3,6 +3,7 @@
 # No postponed annotations: DDP compares a hook's with its own types.
 import copy
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -80,8 +81,8 @@ def measure_steps(
         (Path(folder) / "task").write_bytes(msgspec.msgpack.encode(task))
         command = [sys.executable, "-m", __name__, folder]
         if link_bytes_per_second:
-            command = [*_capped(workers * link_bytes_per_second), *command]
-        if subprocess.run(command, check=False).returncode:
+            command = [*capped(workers * link_bytes_per_second), *command]
+        if subprocess.run(command, env=os.environ | one_thread(), check=False).returncode:
             raise RuntimeError("a rank failed, or a network namespace can't be made here; see above")
         found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(workers)]
     return {
@@ -103,9 +104,19 @@ class _Task(msgspec.Struct, frozen=True):
     kinds: list[str]
 
 
-def _capped(bytes_per_second: float) -> list[str]:
+def one_thread() -> dict[str, str]:
+    """The environment of a process whose libraries start no threads.
+
+    torch and numba share OpenMP's pool, and numba sets its size: two ranks with two threads each on two busy cores wait
+    for one another for 70 ms in a call that takes 0.3.
+    """
+    return {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
+
+def capped(bytes_per_second: float) -> list[str]:
     """What runs a command on a loopback of that rate."""
-    rate, burst = round(8 * bytes_per_second), max(262_144, round(bytes_per_second / 250))
+    # One packet of the loopback's 64 KiB must fit; more would let small exchanges pass uncapped.
+    rate, burst = round(8 * bytes_per_second), max(70_000, round(bytes_per_second / 4000))
     shape = f"tc qdisc add dev lo root tbf rate {rate}bit burst {burst} latency 10s"
     return ["unshare", "--map-root-user", "--net", "sh", "-c", f'ip link set lo up && {shape} && exec "$0" "$@"']
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -59,12 +59,21 @@ def crossover_bytes_per_second(dense: Costs, compressed: Costs, workers: int) ->
     return saved_bytes / extra if extra > 0 else float("inf")
 
 
+def lower_quartile(seconds: Iterable[float]) -> float:
+    """NaN of none."""
+    found = sorted(seconds)
+    return found[(len(found) - 1) // 4] if found else float("nan")
+
+
 class EncodingChoice:
     """Which encoding a group uses: the one whose pushes were measured to be the faster, group-wide.
 
-    All workers try one encoding, then the other; the smaller median wins. Every `AGAIN` pushes the loser has another
-    try, and takes over when it is faster by more than `MARGIN`. For the coordinator: its word reaches a worker with
-    each answer, so all of them follow within one push.
+    All workers try one encoding, then the other, `PASSES` times; the smaller lower quartile wins. Every `AGAIN` pushes
+    the loser has another try, and takes over when it is faster by more than `MARGIN`. For the coordinator: its word
+    reaches a worker with each answer, so all of them follow within one push.
+
+    A quartile, because on busy cores up to half of the exchanges wait 3 to 5 ms for a processor, whatever they encode;
+    passes, because such times last for ten exchanges and more (benchmarks/2026-11-24-exchange-crossover.md).
 
     Args:
         compressed: what is tried first.
@@ -72,6 +81,7 @@ class EncodingChoice:
 
     TRIES = 8
     """Pushes of each worker that a try lasts; the first one of a try does not count: buffers and caches are cold."""
+    PASSES = 3
     AGAIN = 1000
     MARGIN = 0.1
 
@@ -83,6 +93,8 @@ class EncodingChoice:
         self._costs: dict[bool, deque[float]] = {True: deque(maxlen=64), False: deque(maxlen=64)}
         self._tried: dict[str, int] = {}
         self._since = 0
+        self._ended = 0
+        """Tries that have ended."""
 
     @property
     def listening(self) -> bool:
@@ -113,13 +125,13 @@ class EncodingChoice:
         return self._tried_enough()
 
     def seconds(self, compressed: bool) -> float:
-        """Median of an encoding's last pushes; NaN before the first."""
-        found = self._costs[compressed]
-        return statistics.median(found) if found else float("nan")
+        """Lower quartile of an encoding's last pushes; NaN before the first."""
+        return lower_quartile(self._costs[compressed])
 
     def _tried_enough(self) -> bool:
         other = not self.compressed
-        if not self._costs[other]:
+        self._ended += 1
+        if self.settled is None and (self._ended < 2 * self.PASSES or not self._costs[other]):
             self._try(other)
             return False
         before = self.settled
@@ -133,6 +145,6 @@ class EncodingChoice:
     def _try(self, compressed: bool) -> None:
         self.compressed = compressed
         self._tried, self._since = {}, 0
-        if compressed != self.settled:
+        if self.settled is not None and compressed != self.settled:
             # Measured long ago: the link may be another one by now.
             self._costs[compressed].clear()

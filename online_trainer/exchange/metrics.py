@@ -46,7 +46,7 @@ class ExchangeMetrics:
         )
         self.compressed = gauge("compressed", "1 while pushes are compressed, 0 while they are dense bf16.")
         self.push_seconds = gauge(
-            "push_seconds", "Encode, link and decode of a push, median, where measured.", "encoding"
+            "push_seconds", "Encode, link and decode of a push, lower quartile, where measured.", "encoding"
         )
         self.unsynced = gauge("unsynced_orders", "Orders that wait for room on the disk.")
 

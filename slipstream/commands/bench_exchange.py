@@ -41,8 +41,11 @@ def exchange(
     needs toxiproxy on the PATH or in $SLIPSTREAM_TOXIPROXY.
     """
     import json
+    import os
     import platform
 
+    # `online_trainer.exchange.bench_ddp.one_thread` says why; before torch and numba are there to read them.
+    os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     from rich.console import Console
     from rich.table import Table
 

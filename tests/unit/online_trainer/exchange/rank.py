@@ -94,7 +94,7 @@ def chosen() -> dict[str, torch.Tensor]:
     gradients = OverlappedGradients(net, Rule(choose=True))
     given, received = torch.zeros(100, 100, dtype=torch.float64), torch.zeros(100, 100, dtype=torch.float64)
     said = []
-    for step in range(3 * EncodingChoice.TRIES):
+    for step in range((2 * EncodingChoice.PASSES + 1) * EncodingChoice.TRIES):
         inputs = torch.randn(8, 100, generator=torch.Generator().manual_seed(100 * step + dist.get_rank()))
         loss = net(inputs).square().mean()
         given += torch.autograd.grad(loss, net.weight, retain_graph=True)[0]
