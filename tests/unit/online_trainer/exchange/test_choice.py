@@ -122,8 +122,12 @@ def test_the_measured_crossover_is_where_the_difference_changes_its_sign() -> No
 
 
 @pytest.mark.parametrize("synchronous", [False, True])
-def test_a_group_tries_both_encodings_and_all_its_workers_follow(group: Group, synchronous: bool) -> None:
-    group.send(*(click(n) for n in range(600)))
+def test_a_group_tries_both_encodings_and_all_its_workers_follow(
+    group: Group, synchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Six tries of four pushes of two workers, of the hundred that there are.
+    monkeypatch.setattr(EncodingChoice, "TRIES", 4)
+    group.send(*(click(n) for n in range(400)))
     owner = group.owner(Rule(average=0.9, choose=True), GroupSettings(batch_events=4, synchronous=synchronous))
     workers = [group.worker(name, number) for number, name in enumerate(WORKERS)]
     for _, thread, _ in workers:
@@ -135,7 +139,7 @@ def test_a_group_tries_both_encodings_and_all_its_workers_follow(group: Group, s
     assert choice.seconds(COMPRESSED) > 0 and choice.seconds(DENSE) > 0
     assert {worker.exchange.news.compressed for worker, _, _ in workers} == {choice.compressed}
     assert choice.settled in {worker.exchange.cost.compressed for worker, _, _ in workers if worker.exchange.cost}
-    assert sum(trained(group).values()) == len(trained(group)) == 600
+    assert sum(trained(group).values()) == len(trained(group)) == 400
     shown = {kind: group.metric("slipstream_exchange_push_seconds", encoding=kind) for kind in ("compressed", "dense")}
     assert shown == {"compressed": choice.seconds(COMPRESSED), "dense": choice.seconds(DENSE)}
     assert group.metric("slipstream_exchange_compressed") == choice.settled
