@@ -126,6 +126,17 @@ def test_what_cannot_be_read_goes_to_the_dead_letters_and_the_rest_is_trained(wo
     assert sum(row.trained for row in rows_of(world)) == 20
 
 
+def test_a_type_against_its_pattern_is_found_among_readable_events(world: World, run: Run) -> None:
+    world.send(*map(click, range(30)))
+    world.send_bytes(wire.encode(click(30)).replace(b'"click"', b'"No Type"'))
+    world.send(*map(click, range(31, 60)))
+    run()
+    (row,) = [row for row in rows_of(world) if not row.trained]
+    assert row.reason is Untrained.UNREADABLE
+    (letter,) = world.broker.records[Partition(topics.dead_letter(topics.EVENTS), 0)]
+    assert letter.value is not None and b"No Type" in letter.value
+
+
 def test_an_event_with_an_unknown_item_is_counted_and_not_trained(world: World, run: Run) -> None:
     world.send(*map(click, range(10)), click(10, item_id="born-yesterday"))
     trainer = run()
