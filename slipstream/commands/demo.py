@@ -48,11 +48,11 @@ def demo(
     from rich.console import Console
 
     from catalogue.datasets import DataError
+    from slipstream.cached_model import PretrainingFailed
     from slipstream.demo.gateway_client import NotReadyInTime
     from slipstream.demo.story import DemoSettings, NotTrainedInTime, play
     from slipstream.demo.traffic import EventsRefused
     from slipstream.demo.warm_up import LogNotEmpty
-    from slipstream.demo.world import PretrainingFailed
     from slipstream.paths import cache_dir
     from slipstream.processes import ProcessDied
     from streams.broker import BrokerFailed

@@ -14,13 +14,14 @@ from rich.console import Console
 from catalogue.datasets import load
 from catalogue.replay import Timeline, split, timeline
 from contracts.event import Event
+from slipstream.cached_model import cached_model
 from slipstream.demo.evidence import Evidence
 from slipstream.demo.logged import LoggedEvents, read_events
 from slipstream.demo.phases import Traffic, run_phases
 from slipstream.demo.report import DemoReport
 from slipstream.demo.show import list_table, print_lists
 from slipstream.demo.traffic import EventStream
-from slipstream.demo.world import MODEL, World, broker, pretrained, running
+from slipstream.demo.world import MODEL, World, broker, running
 
 DATASET = "ml-100k"
 _PAST = 0.8
@@ -69,7 +70,7 @@ async def play(settings: DemoSettings, console: Console) -> DemoReport:
     line = timeline(load(DATASET, settings.data), seed=0)
     past, future = split(line, _PAST)
     console.print(f"[bold]1[/] {line.dataset.name}: {len(past):,} events are the past, {len(future):,} the stream")
-    model_dir = pretrained(_model_folder(settings), DATASET, settings.data, settings.pretrain_epochs)
+    model_dir = cached_model(settings.cache, DATASET, settings.data, settings.pretrain_epochs)
     with broker(settings.kafka, settings.run_dir) as kafka:
         async with running(kafka, settings.run_dir, model_dir, past, settings.port, settings.workers) as world:
             trainer = f"a trainer of {settings.workers} workers" if settings.workers > 1 else "a trainer"
@@ -82,10 +83,6 @@ async def play(settings: DemoSettings, console: Console) -> DemoReport:
                 await _until_interrupted(world, console)
                 return report
         return evidence.report(line, len(past), model_dir, started)
-
-
-def _model_folder(settings: DemoSettings) -> Path:
-    return settings.cache / "models" / f"tiny-{DATASET}-{settings.pretrain_epochs:g}-epochs"
 
 
 async def _loop(world: World, future: Timeline, past: Timeline, traffic: Traffic, console: Console) -> Evidence:

@@ -7,8 +7,6 @@ import contextlib
 import json
 import secrets
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +30,6 @@ _TRAINER_NICE = "5"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Two replicas, a trainer and a gateway share two cores; a `tiny` step is too small to split."""
 _TOKEN_VARIABLE = "SLIPSTREAM_ADMIN_TOKEN"  # noqa: S105 - a variable's name
-
-
-class PretrainingFailed(Exception):
-    """`slipstream pretrain` ended with an error, which stands above on the terminal."""
 
 
 @dataclass
@@ -75,18 +69,6 @@ class World:
         finally:
             for task in waiting:
                 task.cancel()
-
-
-def pretrained(folder: Path, dataset: str, data: Path | None, epochs: float) -> Path:
-    """The pre-trained model's folder, from the cache or made now. Raises PretrainingFailed."""
-    if not (folder / "items.json").exists():
-        command = [sys.executable, "-m", "slipstream.cli", "pretrain", "--preset", "tiny", "--dataset", dataset]
-        command += ["--out", str(folder), "--epochs", str(epochs), "--resume"]
-        if data is not None:
-            command += ["--data", str(data)]
-        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
-            raise PretrainingFailed(f"slipstream pretrain failed; remove {folder} if it keeps failing")
-    return folder
 
 
 @contextlib.contextmanager
