@@ -38,5 +38,9 @@ fi
 echo "install: $(grep -c == requirements/cpu.lock) locked packages into $venv (about two minutes)" >&2
 pip install --quiet --no-deps --require-hashes -r requirements/cpu.lock
 pip install --quiet --no-deps --no-build-isolation --editable .
+# The trainer's kernels, once, into the user's cache: three processes that start together would each compile them.
+echo "install: compiling kernels (half a minute)" >&2
+"$venv/bin/python" -c 'from online_trainer.exchange import messages, payloads; payloads.warm_up(messages.Rule())' ||
+    echo "install: the kernels could not be compiled now; whoever needs them will" >&2
 rm -f "$venv"/.installed-*
 : >"$stamp"
