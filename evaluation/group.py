@@ -195,8 +195,7 @@ class SimulatedGroup:
         """A batch on the newest weights, as a push that has yet to arrive; None when nothing waits for the worker."""
         self.sequencer.told(worker.name, idle=False)
         base, generation = self.sequencer.index, self.sequencer.assignment.generation
-        rate = self.run.rule.learning_rate if self.run.rule.optimizer == "sgd" else 0.0
-        worker.learning.copy_(torch.sub(self.replica.weights, worker.residual, alpha=rate))
+        worker.learning.copy_(torch.sub(self.replica.weights, worker.residual, alpha=self.run.rule.learning_rate))
         ahead = worker.learning.clone()
         if worker.serving is not worker.learning:
             worker.serving.copy_(self.replica.serving)

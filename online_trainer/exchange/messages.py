@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
 from online_trainer.ledger import LedgerRow
 
-PROTOCOL = 1
+PROTOCOL = 2
+"""Rises with every change of meaning: unknown fields are passed over, so the other end must be told. 2: owners only add
+what workers' optimizers found; `Rule` has none of its own."""
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Ranges = dict[int, tuple[Count, Count]]
 """Partition → (first offset, end offset)."""
@@ -27,9 +29,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """What every replica must do alike.
 
     Attributes:
-        optimizer: `sgd` adds what workers' local optimizers found; `adamw` takes gradients.
-        learning_rate: of the owners' optimizer: a factor on the decoded updates for `sgd`.
-        beta1, beta2, epsilon, weight_decay: of `adamw`.
+        learning_rate: a factor on the decoded updates, which are what workers' local optimizers found.
         staleness_power: a push counts (1 + staleness beyond one push of every other worker)^-power.
         chunk, slots, quantizer: of compressed payloads.
         compressed: whether workers compress; they send bf16 otherwise.
@@ -39,12 +39,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         average: the weights that serve keep this share at an order; 0 serves the weights that learn.
     """
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.99
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
     staleness_power: float = 0.5
     chunk: int = 4096
     slots: int = 64

@@ -201,9 +201,8 @@ class Worker:
         An element waits some 64 pushes for its turn in a compressed update. Gradients at weights without it would ask
         for the same step again and again (benchmarks/2026-11-24-two-workers.md).
         """
-        learning, rule = self._weights[0], self.exchange.rule
-        if rule.optimizer == "sgd":
-            learning.sub_(self.exchange.residual, alpha=rule.learning_rate)
+        learning = self._weights[0]
+        learning.sub_(self.exchange.residual, alpha=self.exchange.rule.learning_rate)
         return learning.clone()
 
     def _batch(self, plan: BatchPlan, steps: Steps) -> None:

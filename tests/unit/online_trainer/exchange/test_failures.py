@@ -14,7 +14,7 @@ import zmq
 
 from online_trainer.exchange.asynchronous import NOTHING, AsynchronousExchange, WorkerUnfit
 from online_trainer.exchange.link import Keys, Link, listen
-from online_trainer.exchange.messages import Fetch
+from online_trainer.exchange.messages import Fetch, Join, Reason, Refused
 from online_trainer.exchange.sequencer import GroupSettings
 from online_trainer.exchange.worker import Worker
 from tests.unit.online_trainer.exchange.conftest import Group, click
@@ -138,6 +138,20 @@ def test_a_worker_of_another_model_is_refused_with_both_named(group: Group) -> N
     with pytest.raises(WorkerUnfit, match=r"layout feedbeef.*layout [0-9a-f]{16}"):
         exchange.join()
     exchange.close()
+    group.owner_patience.stop()
+    owner.finish()
+
+
+def test_a_worker_of_the_protocol_with_an_optimizer_is_refused_with_both_named(group: Group) -> None:
+    """Its `Rule` says `optimizer`, which this end would pass over and the other end take for a default."""
+    owner = group.owner(stop_at_end=False)
+    assert group.process is not None
+    link = Link(zmq.Context.instance(), group.address)
+    layout = group.process.owner.identity.layout
+    reply, _ = link.ask(Join(worker="old", incarnation=1, model="tiny", layout=layout, protocol=1))
+    assert isinstance(reply, Refused) and reply.reason is Reason.LAYOUT
+    assert "protocol 1; this owner" in reply.detail and reply.detail.count("protocol 2") == 1
+    link.close()
     group.owner_patience.stop()
     owner.finish()
 
