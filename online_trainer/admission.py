@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from itertools import repeat
 from typing import NamedTuple
@@ -49,6 +49,18 @@ class Arrival(NamedTuple):
         )
 
 
+class Reading(NamedTuple):
+    """The events in some records.
+
+    Attributes:
+        events: of each record, None where there is none.
+        unreadable: why, by place.
+    """
+
+    events: list[Event | None]
+    unreadable: dict[int, wire.UnreadableMessage]
+
+
 class Admission:
     """Reads records, remembers their event ids and sends what can't be read to the dead letters.
 
@@ -62,27 +74,51 @@ class Admission:
         self._metrics = metrics
         self._reader = _EventReader()
 
-    def admit(self, records: Iterable[Record], seen: DedupeWindow) -> list[Arrival]:
+    def read(self, records: Sequence[Record]) -> Reading:
+        """Decode; changes nothing and sends nothing."""
+        return self._reader.read(records)
+
+    def foresee(self, records: Sequence[Record], reading: Reading, seen: DedupeWindow) -> list[Arrival]:
+        """What `admit` would return, but for an id that a full window forgets meanwhile; `seen` stays as it is."""
+        fresh: set[str] = set()
+
+        def add_new(_: int, event_id: str) -> bool:
+            known = event_id in seen or event_id in fresh
+            fresh.add(event_id)
+            return not known
+
+        return _arrivals(records, reading, self._reasons(records, reading, add_new))
+
+    def admit(self, records: Iterable[Record], seen: DedupeWindow, reading: Reading | None = None) -> list[Arrival]:
         """An arrival for each record, in order; ids that are new are added to `seen`.
+
+        Args:
+            reading: of these very records, where they have been read already.
 
         Raises:
             LogUnavailable: a dead letter was not taken. Nothing has been added to `seen`; call again.
         """
         records = list(records)
-        read, unreadable = self._reader.read(records)
-        if unreadable:
-            self._bury([(records[place], error) for place, error in unreadable.items()])
-        known, add_new = self._known_items, seen.add_new
+        reading = self.read(records) if reading is None else reading
+        if reading.unreadable:
+            self._bury([(records[place], error) for place, error in reading.unreadable.items()])
+        reasons = self._reasons(records, reading, seen.add_new)
+        self._metrics.count_arrivals(filter(None, reasons))
+        return _arrivals(records, reading, reasons)
+
+    def _reasons(
+        self, records: Sequence[Record], reading: Reading, add_new: Callable[[int, str], bool]
+    ) -> list[Untrained | None]:
+        known = self._known_items
         reasons: list[Untrained | None] = []
-        for record, event in zip(records, read, strict=True):
+        for record, event in zip(records, reading.events, strict=True):
             if event is None:
                 reasons.append(Untrained.UNREADABLE)
             elif not add_new(record[1], event.event_id):
                 reasons.append(Untrained.DUPLICATE)
             else:
                 reasons.append(None if event.item_id in known else Untrained.UNKNOWN_ITEM)
-        self._metrics.count_arrivals(filter(None, reasons))
-        return list(map(_new, repeat(Arrival), zip(records, read, reasons, strict=True)))
+        return reasons
 
     def _bury(self, unreadable: list[tuple[Record, wire.UnreadableMessage]]) -> None:
         sent: list[Future[Position]] = [send_to_dead_letters(self._log, record, error) for record, error in unreadable]
@@ -97,6 +133,10 @@ class Admission:
                 _log.warning("dead_letter", **where, error=str(error))
         if sent:
             reach(FaultPoint.BATCH_DEAD_LETTER_SENT)
+
+
+def _arrivals(records: Sequence[Record], reading: Reading, reasons: Sequence[Untrained | None]) -> list[Arrival]:
+    return list(map(_new, repeat(Arrival), zip(records, reading.events, reasons, strict=True)))
 
 
 class _Unchecked(Event, frozen=True, kw_only=True, gc=False):
@@ -115,17 +155,17 @@ class _EventReader:
         self._decode = msgspec.json.Decoder(_Unchecked).decode
         self._types: set[str] = set()
 
-    def read(self, records: Sequence[Record]) -> tuple[list[Event | None], dict[int, wire.UnreadableMessage]]:
+    def read(self, records: Sequence[Record]) -> Reading:
         """Each record's event, None where there is none; and why, by place."""
         try:
             whole: list[Event | None] = list(map(self._decode, [record[4] or b"" for record in records]))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._read_each(records)
         if self._types.issuperset([event.event_type for event in whole if event is not None]):
-            return whole, {}
+            return Reading(whole, {})
         return self._read_each(records)
 
-    def _read_each(self, records: Sequence[Record]) -> tuple[list[Event | None], dict[int, wire.UnreadableMessage]]:
+    def _read_each(self, records: Sequence[Record]) -> Reading:
         events: list[Event | None] = []
         unreadable = {}
         for place, record in enumerate(records):
@@ -136,4 +176,4 @@ class _EventReader:
             except wire.UnreadableMessage as error:
                 event, unreadable[place] = None, error
             events.append(event)
-        return events, unreadable
+        return Reading(events, unreadable)

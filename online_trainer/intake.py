@@ -70,12 +70,26 @@ class Intake:
             if time.monotonic() >= deadline or self.exhausted:
                 return None
             self._fetch()
-        shares = share_out(available, self.batch_events)
         self._waiting_since = None
-        return BatchPlan(
-            number=number,
-            ranges={p: (self.offsets[p], self.offsets[p] + share) for p, share in shares.items()},
-        )
+        return self._planned(number, available)
+
+    def foresee(self, number: int, timeout_seconds: float) -> BatchPlan | None:
+        """What `plan` would return, if so much waits that the batch is full; looks once. Raises LogUnavailable.
+
+        Takes nothing and asks for no ends: a batch that is not full might still grow.
+        """
+        if sum(self._available().values()) < self.batch_events:
+            self._fetch(timeout_seconds)
+        available = self._available()
+        return self._planned(number, available) if sum(available.values()) >= self.batch_events else None
+
+    def peek(self, plan: BatchPlan, timeout_seconds: float) -> list[Record] | None:
+        """What `collect` would return, if it is there; looks once, takes nothing. Raises LogUnavailable."""
+        if self._is_missing(plan):
+            self._fetch(timeout_seconds)
+        if self._is_missing(plan):
+            return None
+        return [record for partition, count in self._counts(plan) for record in self._fetched[partition][:count]]
 
     def collect(self, plan: BatchPlan) -> list[Record]:
         """The records of a plan, by partition, then offset; blocks until they are there.
@@ -83,14 +97,12 @@ class Intake:
         Raises:
             LogUnavailable: call again, nothing is lost.
         """
-        while any(self._reader.position(self._partitions[p]) < end for p, (_, end) in plan.ranges.items()):
+        while self._is_missing(plan):
             self._fetch()
         records = []
-        for partition, (_, end) in sorted(plan.ranges.items()):
-            fetched = self._fetched[partition]
-            count = bisect_left(fetched, end, key=_offset)
-            records += fetched[:count]
-            del fetched[:count]
+        for partition, count in self._counts(plan):
+            records += self._fetched[partition][:count]
+            del self._fetched[partition][:count]
         self.offsets = plan.advanced(self.offsets)
         return records
 
@@ -121,6 +133,20 @@ class Intake:
             known = {n: max(end, self._reader.position(self._partitions[n])) for n, end in self._ends.items()}
         return {number: max(0, end - self.offsets[number]) for number, end in known.items()}
 
+    def _planned(self, number: int, available: Mapping[int, int]) -> BatchPlan:
+        shares = share_out(available, self.batch_events)
+        return BatchPlan(
+            number=number,
+            ranges={p: (self.offsets[p], self.offsets[p] + share) for p, share in shares.items()},
+        )
+
+    def _is_missing(self, plan: BatchPlan) -> bool:
+        return any(self._reader.position(self._partitions[p]) < end for p, (_, end) in plan.ranges.items())
+
+    def _counts(self, plan: BatchPlan) -> list[tuple[int, int]]:
+        """Partition, and how many of its fetched records are the plan's; in order."""
+        return [(p, bisect_left(self._fetched[p], end, key=_offset)) for p, (_, end) in sorted(plan.ranges.items())]
+
     def _is_due(self, available: Mapping[int, int]) -> bool:
         waiting = sum(available.values())
         if waiting >= self.batch_events or (waiting and self._stop_at_end):
@@ -132,6 +158,6 @@ class Intake:
             self._waiting_since = time.monotonic()
         return time.monotonic() - self._waiting_since >= self._linger_seconds
 
-    def _fetch(self) -> None:
-        for number, records in groupby(self._reader.poll(POLL_RECORDS, _POLL_SECONDS), _partition):
+    def _fetch(self, timeout_seconds: float = _POLL_SECONDS) -> None:
+        for number, records in groupby(self._reader.poll(POLL_RECORDS, timeout_seconds), _partition):
             self._fetched[number].extend(records)

@@ -71,13 +71,20 @@ class Learner:
         """The model whose weights learn; `recommender.model` itself without an average."""
         return self._online.learning.model
 
-    def step(self, users: Sequence[UserUpdate], past: Past | None = None) -> StepReport:
+    def batch(self, users: Sequence[UserUpdate]) -> OnlineBatch:
+        """The tensors of some users' new events; they do not depend on the weights."""
+        return online_batch(self.recommender, users)
+
+    def step(
+        self, users: Sequence[UserUpdate], past: Past | None = None, batch: OnlineBatch | None = None
+    ) -> StepReport:
         """Score every event by the weights as they are, then take one step on all of them.
 
         Args:
             past: draws histories of past users, to be learned again beside the new events; None learns those alone.
+            batch: of these users, where it has been made already.
         """
-        batch = online_batch(self.recommender, users)
+        batch = self.batch(users) if batch is None else batch
         if not batch.num_events:
             return StepReport(Verdict.NOTHING)
         log_probabilities = self._online.score(batch)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from online_trainer.exchange import payloads
 from online_trainer.exchange.layout import cut
-from online_trainer.exchange.link import Keys, Link
+from online_trainer.exchange.link import Keys, Link, Work
 from online_trainer.exchange.messages import (
     Adopt,
     Done,
@@ -140,8 +139,8 @@ class AsynchronousExchange(GradientExchange):
         self.encode_seconds = 0.0
         self.cost: PushCost | None = None
         """Of the last push that was ordered."""
-        self.on_wait: Callable[[], None] | None = None
-        """Called once a push is on its way, before its answer is waited for: work to hide the exchange behind."""
+        self.on_wait: Work | None = None
+        """Done once a push is on its way, while its answer is awaited: work to hide the exchange behind."""
 
     @property
     def index(self) -> int:
@@ -158,6 +157,7 @@ class AsynchronousExchange(GradientExchange):
             sum(link.sent_bytes for link in self._links),
             sum(link.received_bytes for link in self._links),
             sum(link.waited_seconds for link in self._links),
+            sum(link.hidden_seconds for link in self._links),
         )
 
     def join(self) -> None:
@@ -242,6 +242,7 @@ class AsynchronousExchange(GradientExchange):
             now.sent_bytes - before.sent_bytes,
             now.received_bytes - before.received_bytes,
             now.waited_seconds - before.waited_seconds,
+            now.hidden_seconds - before.hidden_seconds,
         )
 
     def _prepare(self, update: Tensor | None, covered: Covered) -> _Pending:
@@ -301,9 +302,7 @@ class AsynchronousExchange(GradientExchange):
         link = self._links[0]
         link.send(pending.push, [pending.parts[0].data] if pending.parts[0].data else [])
         reach(FaultPoint.WORKER_PUSHED)
-        if first and self.on_wait is not None:
-            self.on_wait()
-        reply, data = link.receive(self._patience)
+        reply, data = link.receive(self._patience, self.on_wait if first else None)
         reach(FaultPoint.WORKER_ANSWERED)
         if isinstance(reply, News):
             self.seq = pending.push.seq

@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ from online_trainer.exchange import frames
 from online_trainer.exchange.messages import Reply, Request
 
 _RESEND_SECONDS, _LONGEST_RESEND_SECONDS = 2.0, 10.0
+_TURN_SECONDS = 0.02
+Work = Callable[[], bool | None]
+"""What is done while an answer is awaited, in turns of a few milliseconds: True, it got on and is called again at once;
+False, there was nothing to do yet; None, it is done, or can't go on before the answer."""
 _log = structlog.get_logger(__name__)
 
 
@@ -86,6 +90,8 @@ class Link:
         self.received_bytes = 0
         self.waited_seconds = 0.0
         """Spent in `receive`: exchange time that nothing hid."""
+        self.hidden_seconds = 0.0
+        """Spent in `receive` on turns of work that got on. An answer is looked for between turns only."""
         self.damaged = 0
         self._keys = keys
         self._context = context
@@ -101,22 +107,26 @@ class Link:
         self._pending = (number, frames.encode(number, message, payloads))
         self._transmit()
 
-    def receive(self, patience_seconds: float) -> tuple[Reply, frames.Frames]:
+    def receive(self, patience_seconds: float, work: Work | None = None) -> tuple[Reply, frames.Frames]:
         """The answer. What is not answered within two seconds is asked again, on a new connection.
 
         Then after twice as long, and so on: on a slow link the answer may only be late, and asking again later still.
+
+        Args:
+            work: done while the answer is not there.
 
         Raises:
             OwnerUnavailable: nothing came; ask again with `receive`, or give up with `forget`.
         """
         assert self._pending is not None, "send comes first"  # noqa: S101
-        started = time.monotonic()
+        started, hidden_before = time.monotonic(), self.hidden_seconds
         deadline = started + patience_seconds
         try:
             while True:
+                work, longest = self._turn(work)
                 now = time.monotonic()
                 resend = self._sent_at + self._resend_seconds
-                if self._socket.poll(max(0, int(1000 * (min(deadline, resend) - now)))):
+                if self._socket.poll(max(0, int(1000 * min(deadline - now, resend - now, longest)))):
                     if (reply := self._take()) is not None:
                         return reply
                 elif now >= deadline:
@@ -124,7 +134,18 @@ class Link:
                 elif now >= resend:
                     self._ask_again()
         finally:
-            self.waited_seconds += time.monotonic() - started
+            self.waited_seconds += time.monotonic() - started - (self.hidden_seconds - hidden_before)
+
+    def _turn(self, work: Work | None) -> tuple[Work | None, float]:
+        """One turn of work if the answer is not there; what there is to do then, and how long to wait before."""
+        if work is None or self._socket.poll(0):
+            return work, float("inf") if work is None else 0.0
+        started = time.monotonic()
+        got_on = work()
+        if got_on:
+            self.hidden_seconds += time.monotonic() - started
+            return work, 0.0
+        return (None, float("inf")) if got_on is None else (work, _TURN_SECONDS)
 
     def look(self) -> tuple[Reply, frames.Frames] | None:
         """The answer if it is there; asks again as `receive` does."""

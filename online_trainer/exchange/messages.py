@@ -117,7 +117,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         compute_seconds: spent on batches.
-        waited_seconds: spent waiting for owners: exchange time that nothing hid.
+        waited_seconds: spent waiting for owners: exchange time that nothing hid, exposed.
         hidden_seconds: of the exchange that went on while it prepared its next batch.
         sent_bytes, received_bytes: on its connections, framing included.
         dense_bytes: what its updates would have been as fp32.

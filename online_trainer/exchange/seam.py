@@ -9,11 +9,17 @@ from torch import Tensor
 
 
 class Traffic(NamedTuple):
-    """Bytes on this worker's connections, framing included where the transport tells, and seconds spent waiting."""
+    """Bytes on this worker's connections, framing included where the transport tells, and seconds of the exchange.
+
+    Attributes:
+        waited_seconds: with nothing else to do.
+        hidden_seconds: in which the worker got on with something else.
+    """
 
     sent_bytes: int
     received_bytes: int
     waited_seconds: float
+    hidden_seconds: float = 0.0
 
 
 class GradientExchange(ABC):

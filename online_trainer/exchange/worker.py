@@ -1,6 +1,7 @@
 """A worker: plans over the partitions it holds, computes on the newest weights, pushes what its steps changed.
 
 It keeps nothing of its own: whatever it has not pushed when it dies is planned again by whoever gets its partitions.
+While a push is on its way it prepares the next batch (`ahead.py`), which hides the exchange and takes nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from online_trainer.admission import Admission, Arrival
 from online_trainer.batch import train_batch
+from online_trainer.exchange.ahead import Ahead
 from online_trainer.exchange.asynchronous import AsynchronousExchange, Covered, PushUndone
 from online_trainer.exchange.messages import Measured, News, Ranges, Remembered
 from online_trainer.fault_points import FaultPoint, reach
@@ -69,6 +71,9 @@ class Worker:
         self._batch_events = 0
         self._foreign: list[str] = []
         self._idle = True
+        self._ahead: Ahead | None = None
+        """Dropped with whatever it was prepared from: intake, dedupe windows, histories."""
+        exchange.on_wait = self._get_ahead
 
     def run(self) -> None:
         """Join, train until told to stop, leave. Raises OwnerUnavailable, WorkerUnfit."""
@@ -103,6 +108,7 @@ class Worker:
 
     def close(self) -> None:
         """Let go of connections."""
+        self._ahead = None
         if self._intake is not None:
             self._intake.close()
             self._intake = None
@@ -116,6 +122,7 @@ class Worker:
             self._intake.batch_events = news.batch_events
         if news.partitions.keys() == self.partitions.keys():
             return
+        self._ahead = None
         for partition in self.partitions.keys() - news.partitions.keys():
             self._users.seen.replace(partition, [])
         offsets = self._intake.offsets if self._intake is not None else {}
@@ -147,6 +154,7 @@ class Worker:
 
     def _forget(self) -> None:
         """Go by nothing that was remembered: whatever is held is adopted anew."""
+        self._ahead = None
         self.partitions = {}
         if self._intake is not None:
             self._intake.close()
@@ -163,8 +171,12 @@ class Worker:
             time.sleep(seconds)
             return None
 
+        ahead = self._ahead
+
         def plan() -> BatchPlan | None:
             intake.refresh_ends()
+            if ahead is not None and ahead.ready:
+                return ahead.plan
             return intake.plan(self.exchange.seq + 1, seconds)
 
         return self._patience.wait_for(plan)
@@ -186,6 +198,8 @@ class Worker:
         reach(FaultPoint.WORKER_COMPUTED)
         _log.debug("computed", seconds=round(time.monotonic() - started, 3), rows=len(steps.rows))
         self._be_slow(started, steps)
+        if self._intake is not None:
+            self._ahead = Ahead(self.exchange.seq + 2, self._intake, self._admission, self._users, self.learner)
         covered = Covered(
             steps.ranges, steps.rows, self._waiting(), self._measured(steps, time.monotonic() - started, update)
         )
@@ -194,6 +208,10 @@ class Worker:
         except PushUndone as undone:
             self._foreign = (self._foreign + undone.event_ids)[-10_000:]
             self._forget()
+
+    def _get_ahead(self) -> bool | None:
+        """A turn of preparing the next batch."""
+        return self._ahead.turn() if self._ahead is not None else None
 
     def _look_ahead(self) -> Tensor:
         """Step on from the weights with all this worker has learned, sent or not; a copy of these.
@@ -209,8 +227,12 @@ class Worker:
         intake = self._intake
         assert intake is not None, "a plan comes from an intake"  # noqa: S101
         records = self._patience.wait_for(lambda: intake.collect(plan))
-        arrivals = self._patience.wait_for(lambda: self._admission.admit(records, self._users.seen))
-        report, rows = train_batch(plan.number, arrivals, self.learner, self._users.histories, passed=False)
+        ahead = self._ahead if self._ahead is not None and self._ahead.plan is plan else None
+        self._ahead = None
+        reading = ahead.reading if ahead else None
+        arrivals = self._patience.wait_for(lambda: self._admission.admit(records, self._users.seen, reading))
+        prepared = ahead.take(arrivals) if ahead else None
+        report, rows = train_batch(plan.number, arrivals, self.learner, self._users.histories, False, prepared)
         steps.take(plan, arrivals, rows)
         if report.verdict is Verdict.APPLIED:
             steps.applied += 1
@@ -230,6 +252,7 @@ class Worker:
         return Measured(
             compute_seconds=seconds,
             waited_seconds=traffic.waited_seconds,
+            hidden_seconds=traffic.hidden_seconds,
             sent_bytes=traffic.sent_bytes,
             received_bytes=traffic.received_bytes,
             dense_bytes=4 * update.numel() if update is not None else 0,
