@@ -14,7 +14,9 @@ from catalogue.heuristic import Heuristic
 from catalogue.popularity import Popularity
 
 TRIALS = 12
-"""Settings that every tuned method may try, models included."""
+"""Settings that a tuned heuristic may try."""
+MODEL_TRIALS = 6
+"""Settings that a model may try, each loss of SASRec as many as ours. Baselines may have more, never fewer."""
 
 HALF_LIVES = (0.5, 1, 2, 4, 7, 14, 30, 60, 120, 365, 730, 1460)
 """Days."""

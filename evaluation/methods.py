@@ -19,8 +19,8 @@ Settings = Mapping[str, Any]
 PATIENCE = 10
 """Validations without a gain, two epochs apart, before a SASRec is done.
 
-It lies on a plateau first: with 3, five of six trials on latest-small stopped there after 4 to 14 epochs at NDCG@10 0.014
-to 0.017, the sixth went on to 0.049.
+It lies on a plateau first: with 3, five of six trials on latest-small stopped there after 4 to 14 epochs at NDCG@10
+0.014 to 0.017, the sixth went on to 0.049.
 """
 Validate = Callable[[Scorer], float]
 Report = Callable[[str], None]

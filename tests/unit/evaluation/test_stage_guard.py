@@ -12,9 +12,9 @@ import torch
 from catalogue.datasets import Dataset
 from catalogue.replay import timeline
 from evaluation.choices import Choices, try_settings, untried
-from evaluation.heuristics import POPULARITY_DECAYED, TRIALS, heuristic_methods
+from evaluation.heuristics import MODEL_TRIALS, POPULARITY_DECAYED, TRIALS, heuristic_methods
 from evaluation.methods import Heuristics, sasrec_trials
-from evaluation.our_trials import OUR_TRIALS
+from evaluation.our_trials import our_trials
 from evaluation.runs import Run, execute
 from evaluation.stages import AlreadyOpened, OpenedLog, configuration_hash, tuning_stage
 
@@ -44,11 +44,13 @@ def test_choices_are_the_same_whatever_happens_in_the_last_fifth(walkers: Datase
 def test_everyone_who_is_tuned_has_as_many_trials(walkers: Dataset, shoppers: Dataset) -> None:
     counts = [len(h.grid) for data in (walkers, shoppers) for h in heuristic_methods(data)]
     assert set(counts) == {1, TRIALS}, "a heuristic has nothing to choose, or as much as all others"
-    assert len(OUR_TRIALS) == TRIALS
+    assert TRIALS >= MODEL_TRIALS
     for loss in ("bce", "sampled", "gbce", "full"):
         hashes = {configuration_hash(trial) for trial in sasrec_trials(loss)}  # type: ignore[arg-type]
-        assert len(hashes) == TRIALS
-    assert len({configuration_hash(trial) for trial in OUR_TRIALS}) == TRIALS
+        assert len(hashes) == MODEL_TRIALS
+    for protocol in ("prequential", "time-split", "leave-one-out"):
+        ours = our_trials(protocol)  # type: ignore[arg-type]
+        assert len({configuration_hash(trial) for trial in ours}) == len(ours) == MODEL_TRIALS
 
 
 def test_the_end_is_opened_once_for_a_configuration_and_seed(walkers: Dataset, tmp_path: Path) -> None:
