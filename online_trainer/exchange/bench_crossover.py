@@ -7,9 +7,6 @@ ranks choose by themselves is chosen by the code that trains.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from online_trainer.exchange import payloads
-from online_trainer.exchange.bench_ddp import capped, one_thread
+from online_trainer.exchange.bench_ranks import run_ranks, spawn
 from online_trainer.exchange.choice import EncodingChoice, lower_quartile
 from online_trainer.exchange.messages import Rule
 from online_trainer.exchange.overlapped import OverlappedGradients
@@ -80,7 +77,7 @@ def measure_link(num_elements: int, workers: int, turns: int, rule: Rule, gigabi
     """Exchange `turns` times with either encoding in turn, in `workers` gloo processes of one thread each.
 
     Args:
-        gigabits: of each worker's link, in Gb/s, by `bench_ddp.capped`; 0 for plain loopback.
+        gigabits: of each worker's link, in Gb/s, by `bench_ranks.capped`; 0 for plain loopback.
 
     Raises:
         RuntimeError: a rank failed, or there can be no network namespace here.
@@ -88,11 +85,7 @@ def measure_link(num_elements: int, workers: int, turns: int, rule: Rule, gigabi
     with tempfile.TemporaryDirectory() as folder:
         task = _Task(workers, num_elements, turns, rule)
         (Path(folder) / "task").write_bytes(msgspec.msgpack.encode(task))
-        command = [sys.executable, "-m", __name__, folder]
-        if gigabits:
-            command = [*capped(workers * gigabits * 1e9 / 8), *command]
-        if subprocess.run(command, env=os.environ | one_thread(), check=False).returncode:
-            raise RuntimeError("a rank failed, or a network namespace can't be made here; see above")
+        run_ranks(__name__, folder, workers * gigabits * 1e9 / 8)
         ranks = [
             msgspec.msgpack.decode((Path(folder) / f"{rank}").read_bytes(), type=_Found) for rank in range(workers)
         ]
@@ -143,13 +136,7 @@ def _slowest(found: Sequence[Exchanged]) -> Exchanged:
 def main(folder: str) -> int:
     """Run the ranks of the task in `folder`; the exit code."""
     task = msgspec.msgpack.decode((Path(folder) / "task").read_bytes(), type=_Task)
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_rank, args=(rank, folder, task)) for rank in range(task.workers)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return int(any(process.exitcode for process in processes))
+    return spawn(_rank, folder, task, task.workers)
 
 
 def _rank(rank: int, folder: str, task: _Task) -> None:

@@ -2,9 +2,6 @@
 
 # No postponed annotations: DDP compares a hook's with its own types.
 import copy
-import multiprocessing
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +19,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from online_trainer.exchange.bench_ranks import run_ranks, spawn
 from online_trainer.exchange.messages import Rule
 from online_trainer.exchange.overlapped import BUCKET_BYTES, OverlappedGradients
 
@@ -79,11 +77,7 @@ def measure_steps(
     with tempfile.TemporaryDirectory() as folder:
         task = _Task(workers, num_elements, rounds, rule or Rule(), list(kinds))
         (Path(folder) / "task").write_bytes(msgspec.msgpack.encode(task))
-        command = [sys.executable, "-m", __name__, folder]
-        if link_bytes_per_second:
-            command = [*capped(workers * link_bytes_per_second), *command]
-        if subprocess.run(command, env=os.environ | one_thread(), check=False).returncode:
-            raise RuntimeError("a rank failed, or a network namespace can't be made here; see above")
+        run_ranks(__name__, folder, workers * link_bytes_per_second)
         found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(workers)]
     return {
         kind: StepTimes(
@@ -104,33 +98,10 @@ class _Task(msgspec.Struct, frozen=True):
     kinds: list[str]
 
 
-def one_thread() -> dict[str, str]:
-    """The environment of a process whose libraries start no threads.
-
-    torch and numba share OpenMP's pool, and numba sets its size: two ranks with two threads each on two busy cores wait
-    for one another for 70 ms in a call that takes 0.3.
-    """
-    return {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-
-
-def capped(bytes_per_second: float) -> list[str]:
-    """What runs a command on a loopback of that rate."""
-    # One packet of the loopback's 64 KiB must fit; more would let small exchanges pass uncapped.
-    rate, burst = round(8 * bytes_per_second), max(70_000, round(bytes_per_second / 4000))
-    shape = f"tc qdisc add dev lo root tbf rate {rate}bit burst {burst} latency 10s"
-    return ["unshare", "--map-root-user", "--net", "sh", "-c", f'ip link set lo up && {shape} && exec "$0" "$@"']
-
-
 def main(folder: str) -> int:
     """Run the ranks of the task in `folder`; the exit code."""
     task = msgspec.msgpack.decode((Path(folder) / "task").read_bytes(), type=_Task)
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_rank, args=(rank, folder, task)) for rank in range(task.workers)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return int(any(process.exitcode for process in processes))
+    return spawn(_rank, folder, task, task.workers)
 
 
 def _rank(rank: int, folder: str, task: _Task) -> None:

@@ -44,7 +44,7 @@ def exchange(
     import os
     import platform
 
-    # `online_trainer.exchange.bench_ddp.one_thread` says why; before torch and numba are there to read them.
+    # `online_trainer.exchange.bench_ranks.one_thread` says why; before torch and numba are there to read them.
     os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     from rich.console import Console
     from rich.table import Table
