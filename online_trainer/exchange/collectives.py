@@ -13,6 +13,7 @@ from torch import Tensor
 from kernels.compress import compress
 from kernels.decompress_accumulate import decompress_accumulate
 from kernels.payload import CompressionSpec, Payload
+from online_trainer.exchange.follower import after
 
 Group = dist.ProcessGroup | None
 # torch 2.13 renamed it; 2.11 has the old name only.
@@ -29,16 +30,15 @@ def dense_mean(update: Tensor, group: Group = None) -> torch.futures.Future[Tens
     sent = update.to(torch.bfloat16)
     if size != 2:
         work = dist.all_reduce(sent.div_(size), group=group, async_op=True)
-        return work.get_future().then(lambda future: _value(future).to(torch.float32))
+        return after(work, sent.device, lambda: sent.to(torch.float32))
     received = sent.new_empty(2 * sent.numel())
     work = _all_gather(received, sent, group=group, async_op=True)
 
-    def mean(future: torch.futures.Future[Tensor]) -> Tensor:
-        future.wait()
+    def mean() -> Tensor:
         one, other = received.view(2, -1)
         return one.to(torch.float32).add_(other).mul_(0.5)
 
-    return work.get_future().then(mean)
+    return after(work, sent.device, mean)
 
 
 def compressed_mean(
@@ -53,16 +53,10 @@ def compressed_mean(
     received = torch.empty(size * sent.num_bytes, dtype=torch.uint8, device=sent.buffer.device)
     work = _all_gather(received, sent.buffer, group=group, async_op=True)
 
-    def decode(future: torch.futures.Future[Tensor]) -> Tensor:
-        future.wait()
+    def decode() -> Tensor:
         buffers = received.view(size, -1)
         payloads = [Payload(spec, update.numel(), buffer) for buffer in buffers]
         out = torch.empty(update.numel(), dtype=torch.float32, device=update.device)
         return decompress_accumulate(payloads, out, [1.0 / size] * size)
 
-    return work.get_future().then(decode)
-
-
-def _value(future: torch.futures.Future[Tensor]) -> Tensor:
-    value = future.value()
-    return value[0] if isinstance(value, list) else value
+    return after(work, received.device, decode)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from online_trainer.exchange import collectives
 from online_trainer.exchange.choice import EncodingChoice
 from online_trainer.exchange.messages import Rule
 from online_trainer.exchange.overlapped import OverlappedGradients, broadcast
@@ -114,6 +116,26 @@ def chosen() -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
+def decoders() -> dict[str, torch.Tensor]:
+    """Whether each decoding of three hooked steps ran on a thread that Python knows, or on one of gloo's."""
+    known: list[bool] = []
+    decode = collectives.decompress_accumulate
+
+    def noted(*given: object) -> torch.Tensor:
+        known.append(not isinstance(threading.current_thread(), threading._DummyThread))
+        return decode(*given)  # type: ignore[arg-type]
+
+    collectives.decompress_accumulate = noted
+    try:
+        model = DistributedDataParallel(torch.nn.Linear(300, 300))
+        model.register_comm_hook(CompressedGradients(), compressed_gradients)
+        for _ in range(3):
+            model(torch.randn(4, 300)).square().mean().backward()
+    finally:
+        collectives.decompress_accumulate = decode
+    return {"known": torch.tensor(known)}
+
+
 def main(rank: str, size: str, store: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(size))
@@ -123,6 +145,7 @@ def main(rank: str, size: str, store: str, out: str) -> None:
         found[f"{case}, overlapped"] = overlapped(rules[case], overlap=True)
         found[f"{case}, after backward"] = overlapped(rules[case], overlap=False)
     found["chosen"] = chosen()
+    found["decoders"] = decoders()
     torch.save(found, out)
     dist.destroy_process_group()
 

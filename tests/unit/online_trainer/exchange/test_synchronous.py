@@ -101,6 +101,13 @@ def test_ranks_try_both_encodings_and_choose_alike(ranks: Ranks) -> None:
     assert float(lost) <= float(one["residual"] + other["residual"]) + 0.02 * float(one["given"].norm())
 
 
+def test_no_thread_of_gloos_runs_python(ranks: Ranks) -> None:
+    # One that is late when the interpreter ends takes the process with it.
+    for one in ranks:
+        known = one["decoders"]["known"]
+        assert known.numel() >= 3 and bool(known.all())
+
+
 def test_the_example_of_the_page_learns(tmp_path: Path) -> None:
     page = (ROOT / "docs/ddp.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
