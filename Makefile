@@ -20,8 +20,8 @@ demo: install ## Run the whole loop on real data and show what it learned (ARGS=
 test: install ## Run every test that a CPU can run; starts and ends what they need
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-faults: install ## Kill a group of trainers at every named moment, on Apache Kafka ($KAFKA_HOME; NODES=3: on three), with a table
-	@SLIPSTREAM_FAULTS=all SLIPSTREAM_KAFKA_NODES=$(NODES) SLIPSTREAM_REQUIRE_KAFKA=1 $(BIN)/python -m pytest tests/integration/test_trainer_group.py $(ARGS)
+test-faults: install ## Kill groups of trainers at every named moment, on Apache Kafka ($KAFKA_HOME; NODES=3: on three), with a table
+	@SLIPSTREAM_FAULTS=all SLIPSTREAM_KAFKA_NODES=$(NODES) SLIPSTREAM_REQUIRE_KAFKA=1 $(BIN)/python -m pytest tests/integration/test_trainer_group.py tests/integration/test_trainer_rounds.py $(ARGS)
 
 test-gpu: ## Run the GPU tests with the python on the PATH (needs torch with CUDA, and vLLM for its part)
 	python -m pytest tests/gpu -m gpu $(ARGS)

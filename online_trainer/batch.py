@@ -86,7 +86,7 @@ def train_batch(
     """
     grouped = prepared.grouped if prepared else group(arrivals, histories)
     report = StepReport(Verdict.NOTHING)
-    if grouped.updates and not passed:
+    if (grouped.updates or learner.attends) and not passed:
         report = learner.step(grouped.updates, histories.draw, prepared.batch if prepared else None)
     refused = Untrained.NON_FINITE if passed or report.verdict is Verdict.NON_FINITE else None
     rows = [

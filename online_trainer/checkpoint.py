@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -60,8 +60,13 @@ class Checkpoints:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, state: CheckpointState, tensors: Mapping[str, Tensor]) -> None:
+    def write(
+        self, state: CheckpointState, tensors: Mapping[str, Tensor], vote: Callable[[], None] = lambda: None
+    ) -> None:
         """Make a checkpoint durable; with the rename it is committed. Older ones than the last two go.
+
+        Args:
+            vote: called once everything is on the disk but the rename; an OSError of its leaves nothing behind.
 
         Raises:
             OSError: nothing is committed, e.g. for a full disk.
@@ -77,6 +82,7 @@ class Checkpoints:
             _write_synced(unfinished / _STATE, msgspec.json.encode(state))
             sync_folder(unfinished)
             reach(FaultPoint.COMMIT_STATE_WRITTEN)
+            vote()
             unfinished.rename(target)
         except OSError:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -86,6 +92,13 @@ class Checkpoints:
         for number in self._numbers()[:-_KEEP]:
             shutil.rmtree(self._folder / f"{number:012d}")
         reach(FaultPoint.COMMIT_OLD_REMOVED)
+
+    def forget_after(self, number: int) -> None:
+        """Remove the checkpoints behind `number`: others of a group did not come to commit theirs."""
+        for found in self._numbers():
+            if found > number:
+                shutil.rmtree(self._folder / f"{found:012d}")
+        sync_folder(self._folder)
 
     def newest(self) -> tuple[CheckpointState, dict[str, Tensor]] | None:
         """The newest checkpoint that is whole; None when there is none.

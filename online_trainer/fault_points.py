@@ -15,7 +15,8 @@ VARIABLE = "SLIPSTREAM_FAULT_POINT"
 
 
 class FaultPoint(StrEnum):
-    """In the order in which a trainer passes them; then those of an owner and of a worker of several."""
+    """In the order in which a trainer passes them; then those of a synchronous group's rank, of an owner, and of a
+    worker of several."""
 
     START_JOURNAL_BEGUN = "start.journal-begun"
     START_EPOCH_ACQUIRED = "start.epoch-acquired"
@@ -42,6 +43,13 @@ class FaultPoint(StrEnum):
     PUBLISH_OLD_REMOVED = "publish.old-removed"
     STOP_REQUESTED = "stop.requested"
     STOP_COMMITTED = "stop.committed"
+    ROUND_JOINED = "round.joined"
+    ROUND_RESTORED = "round.restored"
+    ROUND_AGREED = "round.agreed"
+    ROUND_IDS_TOLD = "round.ids-told"
+    ROUND_EXCHANGED = "round.exchanged"
+    ROUND_VOTED = "round.voted"
+    ROUND_COMMITTED = "round.committed"
     OWNER_REPLAYED = "owner.replayed"
     OWNER_LISTENING = "owner.listening"
     OWNER_JOINED = "owner.joined"

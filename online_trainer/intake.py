@@ -73,6 +73,12 @@ class Intake:
         self._waiting_since = None
         return self._planned(number, available)
 
+    def early(self, number: int) -> BatchPlan:
+        """A plan of what has been fetched and would soon be due: others begin a round now. It may be empty."""
+        self._waiting_since = None
+        available = self._available()
+        return self._planned(number, {p: min(available[p], len(found)) for p, found in self._fetched.items()})
+
     def foresee(self, number: int, timeout_seconds: float) -> BatchPlan | None:
         """What `plan` would return, if so much waits that the batch is full; looks once. Raises LogUnavailable.
 

@@ -13,25 +13,27 @@ import msgspec
 
 from online_trainer.append_file import AppendFile, is_disk_full
 from online_trainer.fault_points import FaultPoint, reach
-from online_trainer.plan import BatchPlan
+from online_trainer.plan import WHOLE, BatchPlan, Share
 
 
 class JournalDamaged(Exception):
     """A line in the middle of the journal can't be read, or plans do not follow one another."""
 
 
-class Beginning(msgspec.Struct, frozen=True, kw_only=True, tag="beginning"):
+class Beginning(msgspec.Struct, frozen=True, kw_only=True, tag="beginning", omit_defaults=True):
     """The first entry, written before anything is read.
 
     Attributes:
         model: the name this state belongs to.
         history_from: partition → first offset of the log; up to `train_from` events fill the histories.
         train_from: partition → first offset that is trained.
+        share: of the topic's partitions.
     """
 
     model: str
     history_from: dict[int, int]
     train_from: dict[int, int]
+    share: Share = WHOLE
 
 
 class Passed(msgspec.Struct, frozen=True, kw_only=True, tag="passed"):

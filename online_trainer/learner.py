@@ -52,7 +52,12 @@ class Learner:
     """Owns the weights, the optimizer's state and the random state. For one thread.
 
     Deterministic: the same state, batches and number of torch threads give the same bits.
+
+    Attributes:
+        attends: whether `step` wants a batch without events, too: others wait for its part of a round.
     """
+
+    attends = False
 
     def __init__(self, recommender: Recommender, recipe: Recipe) -> None:
         self._online = OnlineModel(recommender, recipe)
@@ -87,11 +92,9 @@ class Learner:
         batch = self.batch(users) if batch is None else batch
         if not batch.num_events:
             return StepReport(Verdict.NOTHING)
-        log_probabilities = self._online.score(batch)
-        if not bool(torch.isfinite(log_probabilities).all()):
+        scores = self.score(batch)
+        if scores is None:
             return StepReport(Verdict.NON_FINITE)
-        scores = _prequential(batch, log_probabilities)
-        reach(FaultPoint.BATCH_SCORED)
         loss, norm = self._online.backward(batch, past)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
@@ -99,6 +102,15 @@ class Learner:
             self._online.step()
         self._online.clear()
         return StepReport(Verdict.APPLIED if finite else Verdict.NON_FINITE, loss, scores)
+
+    def score(self, batch: OnlineBatch) -> dict[tuple[int, int], float] | None:
+        """(user, position) → NDCG@10 of a batch's events by the weights as they are; None where they aren't finite."""
+        log_probabilities = self._online.score(batch)
+        if not bool(torch.isfinite(log_probabilities).all()):
+            return None
+        scores = _prequential(batch, log_probabilities)
+        reach(FaultPoint.BATCH_SCORED)
+        return scores
 
     def is_finite(self) -> bool:
         """Whether every weight and every optimizer value is."""

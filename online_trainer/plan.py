@@ -7,17 +7,33 @@ from collections.abc import Mapping
 import msgspec
 
 
-class BatchPlan(msgspec.Struct, frozen=True, kw_only=True, tag="plan"):
+class Share(msgspec.Struct, frozen=True):
+    """Which of a topic's partitions are one reader's: each `of`-th, from `number` on."""
+
+    number: int
+    of: int
+
+    def has(self, partition: int) -> bool:
+        """Whether a partition is in it."""
+        return partition % self.of == self.number
+
+
+WHOLE = Share(0, 1)
+
+
+class BatchPlan(msgspec.Struct, frozen=True, kw_only=True, tag="plan", omit_defaults=True):
     """What one batch holds.
 
     Attributes:
         number: 1, 2, 3, … without gaps.
         ranges: partition → (first offset, end offset); the records between them, where there are any. Applied in
             ascending order of partition, then offset.
+        compressed: how a synchronous group sends the round's gradients; None where nobody is sent any.
     """
 
     number: int
     ranges: dict[int, tuple[int, int]]
+    compressed: bool | None = None
 
     def advanced(self, offsets: Mapping[int, int]) -> dict[int, int]:
         """`offsets` (next ones, by partition) after this plan."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -89,8 +89,8 @@ class Progress:
         self.plans_applied = plan.number
         reach(FaultPoint.BATCH_LEDGERED)
 
-    def commit(self, version: int) -> CheckpointState:
-        """Make everything durable as one, as release `version`.
+    def commit(self, version: int, vote: Callable[[], None] = lambda: None) -> CheckpointState:
+        """Make everything durable as one, as release `version`; `vote` as for `Checkpoints.write`.
 
         Raises:
             NonFiniteWeights: call `go_back`. OSError: nothing is committed.
@@ -110,7 +110,7 @@ class Progress:
             watermark=self.watermark,
             applied=dict(self.applied),
         )
-        self._state.checkpoints.write(state, self._learner.state())
+        self._state.checkpoints.write(state, self._learner.state(), vote)
         self.committed = state
         return state
 

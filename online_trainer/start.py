@@ -14,10 +14,11 @@ from online_trainer.journal import Beginning, Journal
 from online_trainer.learner import Learner
 from online_trainer.metrics import TrainerMetrics
 from online_trainer.patience import Patience
+from online_trainer.plan import WHOLE, Share
 from online_trainer.progress import Progress
 from online_trainer.publisher import Publisher
 from online_trainer.settings import TrainerSettings, resolve_train_from
-from online_trainer.state import StateFolder
+from online_trainer.state import StateFolder, is_of_ranks
 from online_trainer.trainer import Trainer
 from online_trainer.warm_up import warm_up
 from recommender.loading import Recommender
@@ -50,6 +51,7 @@ def start_trainer(
         StateInUse, JournalDamaged: see `StateFolder`. StateDoesNotFit, ValueError: the text says what to do.
         WriterReplaced: yet another trainer has taken over meanwhile. Stopped: while the log was away.
     """
+    refuse_ranks(settings)
     state = StateFolder(settings.state)
     learner = Learner(recommender, settings.recipe)
     log = connect()
@@ -63,29 +65,49 @@ def start_trainer(
     else:
         reach(FaultPoint.START_RESTORED)
         _log.info("restored", version=progress.committed.version, plans_applied=progress.plans_applied)
-    intake = patience.wait_for(lambda: _open_intake(settings, progress, log))
+    intake = patience.wait_for(lambda: open_intake(settings, progress, log))
     trainer = Trainer(settings, state, learner, progress, intake, admission, publisher, metrics, patience, log)
     trainer.publish()
     reach(FaultPoint.START_ANNOUNCED)
     return trainer
 
 
-def begin(settings: TrainerSettings, journal: Journal, log: EventLog) -> Beginning:
-    """Where training begins, decided once and journalled before anything is read."""
+def refuse_ranks(settings: TrainerSettings) -> None:
+    """Raises StateDoesNotFit for the folder of a synchronous group."""
+    if is_of_ranks(settings.state):
+        raise StateDoesNotFit(
+            f"{settings.state} was written by `--exchange sync`: go on with it and as many workers, or give this "
+            "trainer a folder of its own"
+        )
+
+
+def begin(settings: TrainerSettings, journal: Journal, log: EventLog, share: Share = WHOLE) -> Beginning:
+    """Where training begins, decided once and journalled before anything is read.
+
+    Raises:
+        StateDoesNotFit: the folder was begun for another model, or by a group of another size.
+    """
     if (found := journal.beginning) is not None:
         if found.model != settings.model:
             raise StateDoesNotFit(
                 f"{settings.state} holds the state of model {found.model}, not {settings.model}; "
                 "give each model a folder of its own"
             )
+        if found.share != share:
+            raise StateDoesNotFit(
+                f"{settings.state} was begun by worker {found.share.number} of {found.share.of}, this is worker "
+                f"{share.number} of {share.of}; start as many workers as before, or begin with an empty folder"
+            )
         return found
     partitions = log.partitions(topics.EVENTS)
     begins = {partition.partition: offset for partition, offset in log.begin_offsets(partitions).items()}
     ends = {partition.partition: offset for partition, offset in log.end_offsets(partitions).items()}
+    train_from = resolve_train_from(settings.train_from, begins, ends)
     beginning = Beginning(
         model=settings.model,
-        history_from=begins,
-        train_from=resolve_train_from(settings.train_from, begins, ends),
+        history_from={partition: offset for partition, offset in begins.items() if share.has(partition)},
+        train_from={partition: offset for partition, offset in train_from.items() if share.has(partition)},
+        share=share,
     )
     if not journal.append(beginning):
         raise OSError(f"{settings.state}: the disk is full; a trainer can't start without its journal")
@@ -102,17 +124,24 @@ def first_start(
     version: int,
 ) -> None:
     """Fill the histories, commit the model's own weights."""
-    patience.wait_for(
-        lambda: warm_up(log, beginning, admission, progress.start_over(beginning.train_from), progress.history)
-    )
-    reach(FaultPoint.START_WARMED_UP)
+    fill_histories(beginning, progress, log, admission, patience)
     progress.commit(version)
     _log.info("first_start", version=version, train_from=beginning.train_from)
 
 
-def _open_intake(settings: TrainerSettings, progress: Progress, log: EventLog) -> Intake:
+def fill_histories(
+    beginning: Beginning, progress: Progress, log: EventLog, admission: Admission, patience: Patience
+) -> None:
+    """Read what lies before training's beginning into empty histories."""
+    patience.wait_for(
+        lambda: warm_up(log, beginning, admission, progress.start_over(beginning.train_from), progress.history)
+    )
+    reach(FaultPoint.START_WARMED_UP)
+
+
+def open_intake(settings: TrainerSettings, progress: Progress, log: EventLog, share: Share = WHOLE) -> Intake:
     """A reader behind the checkpoint. Partitions that the topic has got since are read from their beginning."""
-    partitions = log.partitions(topics.EVENTS)
+    partitions = [found for found in log.partitions(topics.EVENTS) if share.has(found.partition)]
     begins, ends = log.begin_offsets(partitions), log.end_offsets(partitions)
     start = {}
     for partition in partitions:

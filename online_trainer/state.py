@@ -13,6 +13,16 @@ LEDGER = "prequential.jsonl"
 HISTORY = "history.jsonl"
 
 
+def rank_folder(folder: Path, rank: int) -> Path:
+    """Where rank `rank` of a synchronous group keeps its state, within the group's folder."""
+    return folder / f"rank-{rank}"
+
+
+def is_of_ranks(folder: Path) -> bool:
+    """Whether a synchronous group's state lies there."""
+    return rank_folder(folder, 0).exists()
+
+
 class StateInUse(Exception):
     """Another trainer runs on this state folder."""
 

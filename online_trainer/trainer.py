@@ -29,13 +29,12 @@ from online_trainer.patience import Patience, Stopped
 from online_trainer.plan import BatchPlan
 from online_trainer.progress import NonFiniteWeights, Progress
 from online_trainer.publisher import Publisher
+from online_trainer.publishing import Publishing
 from online_trainer.settings import TrainerSettings
 from online_trainer.state import StateFolder
-from releases.store import VersionTaken
-from streams.event_log import EventLog, LogUnavailable
+from streams.event_log import EventLog
 
 _PLAN_SECONDS = 0.1
-_UNTRAINED_COMMIT_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
 
 
@@ -66,8 +65,7 @@ class Trainer:
         self._patience = patience
         self._event_log = log
         self._repeats = deque(state.journal.plans_after(progress.plans_applied))
-        self._released_at = time.monotonic()
-        self._published = 0
+        self._publishing = Publishing(settings, publisher, metrics)
 
     def run(self) -> None:
         """Train until told to stop, or until the log's end with `stop_at_end`; then commit and publish.
@@ -95,13 +93,11 @@ class Trainer:
 
     def release(self) -> None:
         """Commit what was applied since the last commit; publish it if the weights have changed."""
-        started = time.monotonic()
-        self._released_at = started
+        self._publishing.begin()
         if self.progress.uncommitted and not self._commit():
             return
-        if self._version > self._published:
+        if self._version > self._publishing.published:
             self.publish()
-            self.metrics.release_seconds.observe(time.monotonic() - started)
 
     def publish(self) -> None:
         """Publish and announce the committed checkpoint, unless the store has it; then announce it again.
@@ -109,26 +105,9 @@ class Trainer:
         What the store or the log refuses is tried again with the next release. Raises WriterReplaced.
         """
         state, weights = self._committed, self.learner.weights()
-        try:
-            if self._publisher.has_published(state, weights):
-                self._publisher.announce(state.version)
-            else:
-                self.metrics.release_bytes.set(self._publisher.publish(state, weights))
-        except VersionTaken as taken:
-            # Another trainer's, or this one's before its state folder was restored: step over the number.
-            _log.warning("version_taken", reason=str(taken))
-            if self._commit(self._publisher.newest() + 1):
-                self.publish()
-        except LogUnavailable as error:
-            self._publish_failed("announcement_failed", error)
-        except OSError as error:
-            self._publish_failed("disk_full" if is_disk_full(error) else "publish_failed", error)
-        else:
-            self._published = state.version
-            self.metrics.release_density.set(self._publisher.density)
-            self.metrics.version.set(state.version)
-            self.metrics.disk_full.set(0)
-            _log.info("released", version=state.version, events_trained=state.events_trained)
+        free = self._publishing.settle(state, lambda: self._publishing.write(state, weights))
+        if free is not None and self._commit(free):
+            self.publish()
 
     def close(self) -> None:
         """Let go of files and connections. What is not committed is left to the next start."""
@@ -195,12 +174,8 @@ class Trainer:
         _log.error("weights_not_finite", went_back_to_version=self._version, passed_plans=[first, last])
 
     def _release_is_due(self) -> bool:
-        settings, since = self._settings, time.monotonic() - self._released_at
-        if self.progress.uncommitted_training or self._version > self._published:
-            trained = self.progress.events_trained - self._committed.events_trained
-            by_count = 0 < settings.publish_events <= trained
-            return by_count or 0 < settings.publish_seconds <= since
-        return self.progress.uncommitted and since >= _UNTRAINED_COMMIT_SECONDS
+        trained = self.progress.events_trained - self._committed.events_trained
+        return self._publishing.is_due(self._version, trained, self.progress.uncommitted)
 
     def _commit(self, version: int | None = None) -> bool:
         """Commit, as the next version if the weights have changed; False when it was not possible now."""
@@ -223,11 +198,6 @@ class Trainer:
     def _disk_is_full(self, what: str) -> None:
         self.metrics.disk_full.set(1)
         _log.error("disk_full", what=what, state=str(self._settings.state), effect="training goes on, publishing stops")
-
-    def _publish_failed(self, event: str, error: Exception) -> None:
-        self.metrics.publish_failures.inc()
-        self.metrics.disk_full.set(event == "disk_full")
-        _log.error(event, version=self._version, error=str(error), effect="tried again with the next release")
 
     def _measure(self, report: StepReport, arrivals: Sequence[Arrival]) -> None:
         metrics = self.metrics

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +20,20 @@ from recommender.training import batch_log_probabilities, online_loss
 from recommender.windows import last_windows, window_batch, window_loss
 
 _SERVING, _LEARNING, _OPTIMIZER, _RANDOM = "model.", "learning.", "optimizer.", "random.torch"
+
+
+class Averaged(NamedTuple):
+    """A step whose gradient is the mean over a group's ranks.
+
+    Attributes:
+        ranks: in the group.
+        active: those of them that have events; the others' gradients are zero.
+        events: of all.
+    """
+
+    ranks: int
+    active: int
+    events: int
 
 
 class OnlineModel:
@@ -79,13 +95,31 @@ class OnlineModel:
         Raises:
             ValueError: a batch without events.
         """
+        loss = self.gradients(batch, past)
+        return loss, self.clip()
+
+    def gradients(self, batch: OnlineBatch, past: Past | None = None, averaged: Averaged | None = None) -> float:
+        """`backward` without clipping, for a group that averages gradients over its ranks first.
+
+        Args:
+            averaged: what the batch is a part of; None: it is the whole step.
+
+        Returns the new events' mean loss; where it is not finite there are no gradients.
+        """
         model = self._learning.model.train()
+        averaged = averaged or Averaged(1, 1, batch.num_events)
         with self._own_random_state(), residual_dropout(model, self._recipe.dropout):
             new = self._new_loss(batch)
-            self._with_replay(new, batch, past).backward()
+            loss = float(new.detach())
+            if math.isfinite(loss):
+                self._with_replay(new, batch, past, averaged).backward()
         model.eval()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self._recipe.clip_norm)
-        return float(new.detach()), float(norm)
+        return loss
+
+    def clip(self) -> float:
+        """Scale the gradients down to the recipe's norm; returns the norm before."""
+        norm = torch.nn.utils.clip_grad_norm_(self._learning.model.parameters(), self._recipe.clip_norm)
+        return float(norm)
 
     def _new_loss(self, batch: OnlineBatch) -> Tensor:
         """Mean loss of the new events, or of their users' last windows."""
@@ -93,14 +127,18 @@ class OnlineModel:
             return online_loss(self._learning, batch)
         return window_loss(self._learning, window_batch(self._learning, last_windows(self._learning, batch)))
 
-    def _with_replay(self, new: Tensor, batch: OnlineBatch, past: Past | None) -> Tensor:
-        """The loss of the new events and of the past that is drawn; `new` alone when none is."""
+    def _with_replay(self, new: Tensor, batch: OnlineBatch, past: Past | None, averaged: Averaged) -> Tensor:
+        """The loss of the new events and of the past that is drawn; of the new alone when none is.
+
+        The mean over `averaged.ranks` of what every rank returns is what one would that has all their events.
+        """
         count = self._recipe.replay_windows
         windows = replay_windows(self._learning, past(count)) if past is not None and count else []
         if not windows:
-            return new
+            return averaged.ranks * batch.num_events / averaged.events * new
         replayed = window_loss(self._learning, window_batch(self._learning, windows))
-        return replayed + self._recipe.event_weight * batch.num_events * new
+        event_weight = averaged.ranks * self._recipe.event_weight
+        return averaged.ranks / averaged.active * replayed + event_weight * batch.num_events * new
 
     @contextmanager
     def _own_random_state(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """`slipstream train --workers N`: the processes of a group on this machine, and what a child runs.
 
-One launcher without torch supervises an owner and N workers. They are forked from a server that has torch and the
-model's code loaded: a start takes about a second, and a killed child is back as fast.
+One launcher without torch supervises an owner and N workers, or N ranks of a synchronous group. They are forked from a
+server that has torch and the model's code loaded: a start takes about a second, and a killed child is back as fast.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
 ANNOUNCE_SECONDS = 12.0
 """Until an announcement that a broker has not taken is tried on a new connection; a request may take 10 s of it."""
-REPLACED, UNFIT, BUSY = 3, 4, 5
-"""Exit codes: another trainer took over; state, model, log or group do not fit; the state folder is in use."""
+REPLACED, UNFIT, BUSY, RANK_LOST = 3, 4, 5, 6
+"""Exit codes: another trainer took over; state, model, log or group do not fit; the state folder is in use; another
+rank is gone, and all are started again."""
 _FINAL = frozenset({REPLACED, UNFIT, BUSY})
 _PRELOAD = [
     "torch",
@@ -40,6 +42,7 @@ _PRELOAD = [
     "slipstream.train_group",
     "slipstream.logs",
     "online_trainer.exchange.serve",
+    "online_trainer.rounds.start",
     "recommender.loading",
     "releases.fsspec_store",
     "streams.kafka_log",
@@ -47,6 +50,10 @@ _PRELOAD = [
 _PR_SET_PDEATHSIG = 1
 _RESTART_SECONDS = 0.5
 _PATIENCE_SECONDS = 15.0
+_RANKS_SECONDS = 5.0
+"""Until a rank has noticed that another is gone; gloo's connections break at once."""
+RANK_PATIENCE_SECONDS = 600.0
+"""Until a rank that keeps the others waiting counts as hung: a broker that is away may keep one so long."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,11 @@ class GroupConfig:
     """What every process of a group is told.
 
     Attributes:
-        addresses: where the owners listen, the coordinator's first.
+        addresses: where the owners listen, the coordinator's first; none for a synchronous group.
+        meeting: where the ranks of a synchronous group find one another, as torch.distributed takes it.
         key: the shared key file; None on loopback.
         slow_down: worker number → factor on its batches' time, for experiments.
+        ranks: of the synchronous group.
     """
 
     settings: TrainerSettings
@@ -65,7 +74,8 @@ class GroupConfig:
     model_dir: Path
     kafka: str
     releases: str
-    addresses: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
+    meeting: str = ""
     key: Path | None = None
     threads: int = 1
     nice: int = 10
@@ -73,6 +83,7 @@ class GroupConfig:
     metrics_host: str = "127.0.0.1"
     log_level: str = "info"
     slow_down: dict[int, float] = field(default_factory=dict)
+    ranks: int = 0
 
 
 @dataclass
@@ -89,21 +100,31 @@ class _Child:
 class Launcher:
     """Starts the owners and workers, starts again what dies, ends all in order.
 
+    A synchronous group (no `addresses`) lives and dies as one: when a rank dies, all are started again.
+
     Args:
         fault: a moment at which the first life of each kind's number 0 kills itself; see `online_trainer.fault_points`.
         everywhere: every child's first life does.
+        victim: another number than 0.
     """
 
-    def __init__(self, config: GroupConfig, workers: int, fault: str = "", everywhere: bool = False) -> None:
+    def __init__(
+        self, config: GroupConfig, workers: int, fault: str = "", everywhere: bool = False, victim: int | None = None
+    ) -> None:
         self.deaths: list[tuple[str, int]] = []
         """Name and exit code of each child that died."""
         self._fault = fault
         self._everywhere = everywhere
+        self._victim = (1 if fault.startswith("shard.") else 0) if victim is None else victim
         self._config = config
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOAD)
+        self._workers = workers
+        self._together = not config.addresses
+        self._meetings = ""
         owners = [_Child(f"owner-{number}", run_owner, number) for number in range(len(config.addresses))]
-        self.children = [*owners, *(_Child(f"worker-{number}", run_worker, number) for number in range(workers))]
+        run = run_rank if self._together else run_worker
+        self.children = [*owners, *(_Child(f"worker-{number}", run, number) for number in range(workers))]
         self.stopping = False
         self._log = structlog.get_logger(__name__)
 
@@ -113,16 +134,17 @@ class Launcher:
 
     def run(self) -> int:
         """Until told to stop, the log's end, or a child that must not be started again; the exit code."""
-        for child in self.children:
-            self._start(child)
-        code = 0
-        while not self.stopping:
-            time.sleep(0.1)
-            code = self._look_after()
-            if code or self.children[0].done:
-                break
-        self._end([child for child in self.children if child.target is run_worker])
-        self._end([child for child in self.children if child.target is run_owner])
+        with tempfile.TemporaryDirectory(prefix="slipstream-meeting-") as self._meetings:
+            for child in self.children:
+                self._start(child)
+            code = 0
+            while not self.stopping:
+                time.sleep(0.1)
+                code = self._look_after()
+                if code or self._finished():
+                    break
+            self._end([child for child in self.children if child.target is not run_owner])
+            self._end([child for child in self.children if child.target is run_owner])
         return code
 
     def process_id(self, name: str) -> int | None:
@@ -130,12 +152,20 @@ class Launcher:
         process = next(child.process for child in self.children if child.name == name)
         return process.pid if process is not None else None
 
+    def _finished(self) -> bool:
+        """Whether all is trained: the coordinator says so, or every rank."""
+        return all(child.done for child in (self.children if self._together else self.children[:1]))
+
     def _start(self, child: _Child) -> None:
-        victim = self._everywhere or child.number == (1 if self._fault.startswith("shard.") else 0)
+        config = self._config
+        if self._together:
+            # A meeting serves one life of the group.
+            config = replace(config, meeting=f"file://{self._meetings}/{child.lives}", ranks=self._workers)
+        victim = self._everywhere or child.number == self._victim
         fault = self._fault if victim and child.lives == 0 else ""
         child.lives += 1
         child.process = self._context.Process(
-            target=_main, args=(child.target, self._config, child.number, fault), name=child.name
+            target=_main, args=(child.target, config, child.number, fault), name=child.name
         )
         child.process.start()
 
@@ -158,7 +188,26 @@ class Launcher:
                     self.deaths.append((child.name, process.exitcode))
                     self._log.warning("process_died", process=child.name, exit_code=process.exitcode)
                     child.restart_at = now + _RESTART_SECONDS
+                    if self._together:
+                        return self._start_over()
         return 0
+
+    def _start_over(self) -> int:
+        """A rank has died: wait for the others to see it, and start all again; the exit code of what must not be."""
+        others = [child.process for child in self.children if child.process is not None]
+        deadline = time.monotonic() + _RANKS_SECONDS
+        for process in others:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        final = [process.exitcode for process in others if process.exitcode in _FINAL]
+        self.deaths += [(process.name, process.exitcode) for process in others if process.exitcode]
+        lives = max(child.lives for child in self.children)
+        restart_at = time.monotonic() + _RESTART_SECONDS
+        for child in self.children:
+            child.process, child.done, child.lives, child.restart_at = None, False, lives, restart_at
+        return final[0] if final else 0
 
     def _end(self, children: list[_Child]) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -254,12 +303,44 @@ def run_worker(config: GroupConfig, number: int) -> int:
     return 0
 
 
+def run_rank(config: GroupConfig, number: int) -> int:
+    """In the child: rank `number` of a synchronous group; the exit code."""
+    from online_trainer.rounds.group import RankGroup
+    from online_trainer.rounds.start import start_rank
+    from recommender.loading import load_recommender
+    from releases.fsspec_store import FsspecReleaseStore
+    from streams.kafka_log import KafkaEventLog
+
+    metrics, patience = _observed(config, number)
+    group = RankGroup(number, config.ranks, config.meeting, RANK_PATIENCE_SECONDS)
+    rank = start_rank(
+        group,
+        config.settings,
+        config.rule,
+        load_recommender(config.model_dir),
+        lambda: KafkaEventLog(
+            config.kafka, client_id=f"slipstream-train-worker-{number}", delivery_timeout_seconds=ANNOUNCE_SECONDS
+        ),
+        FsspecReleaseStore(config.releases),
+        metrics,
+        patience,
+        config.slow_down.get(number, 1.0),
+    )
+    try:
+        rank.run()
+    finally:
+        rank.close()
+    group.close()
+    return 0
+
+
 def guarded(target: Callable[[GroupConfig, int], int], config: GroupConfig, number: int) -> int:
     """`target`'s exit code; what it raises as one, with a line in the log."""
     from online_trainer.exchange.asynchronous import WorkerUnfit
     from online_trainer.exchange.write_ahead import LogDamaged
     from online_trainer.journal import JournalDamaged
     from online_trainer.patience import Stopped
+    from online_trainer.rounds.group import GroupDiffers, RankLost
     from online_trainer.start import StateDoesNotFit
     from online_trainer.state import StateInUse
     from releases.store import WriterReplaced
@@ -268,7 +349,10 @@ def guarded(target: Callable[[GroupConfig, int], int], config: GroupConfig, numb
         Stopped: 0,
         WriterReplaced: REPLACED,
         StateInUse: BUSY,
-        **dict.fromkeys((WorkerUnfit, LogDamaged, JournalDamaged, StateDoesNotFit, FileNotFoundError), UNFIT),
+        RankLost: RANK_LOST,
+        **dict.fromkeys(
+            (WorkerUnfit, GroupDiffers, LogDamaged, JournalDamaged, StateDoesNotFit, FileNotFoundError), UNFIT
+        ),
     }
     try:
         return target(config, number)

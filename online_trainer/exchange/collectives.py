@@ -6,6 +6,8 @@ are the collective's, or, between two ranks, made here; payloads are added in ra
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -42,14 +44,23 @@ def dense_mean(update: Tensor, group: Group = None) -> torch.futures.Future[Tens
 
 
 def compressed_mean(
-    update: Tensor, residual: Tensor, spec: CompressionSpec, group: Group = None
+    update: Tensor,
+    residual: Tensor,
+    spec: CompressionSpec,
+    group: Group = None,
+    count: Callable[[Tensor], None] = lambda _: None,
 ) -> torch.futures.Future[Tensor]:
     """The mean over ranks of what compression lets through; `residual` `[n]` fp32 keeps the rest of this rank's.
 
     Payloads have one size on every rank, so that one all-gather moves them.
+
+    Args:
+        count: takes how many elements of `update` were not finite (they count as 0), on its device.
     """
     size = dist.get_world_size(group)
-    sent = compress(update, residual, spec).payload
+    compressed = compress(update, residual, spec)
+    count(compressed.nonfinite)
+    sent = compressed.payload
     received = torch.empty(size * sent.num_bytes, dtype=torch.uint8, device=sent.buffer.device)
     work = _all_gather(received, sent.buffer, group=group, async_op=True)
 

@@ -7,7 +7,7 @@ as its last gradient is there. Dense bf16 or compressed with error feedback, as 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -96,6 +96,9 @@ class OverlappedGradients:
         if wrong := [p.dtype for p in parameters if p.dtype != torch.float32]:
             raise TypeError(f"a parameter is {wrong[0]}: gradients are exchanged as fp32, load the model as float32")
         self._buckets = [self._bucket(found) for found in _cut(parameters, bucket_bytes)]
+        self._nonfinite: Tensor | int = 0
+        self.sent_bytes = 0
+        """Payload bytes so far, to all others."""
         self._next = 0
         """First bucket that has not left: ranks must start collectives in one order."""
         self._overlapped = Overlap(0.0, 0.0, 0.0)
@@ -111,10 +114,43 @@ class OverlappedGradients:
         counted once."""
         return self._overlapped
 
+    @property
+    def compressed(self) -> bool:
+        """How the next step's gradients go; set it between two steps, alike on every rank."""
+        return self._compressed
+
+    @compressed.setter
+    def compressed(self, compressed: bool) -> None:
+        if compressed and any(bucket.residual is None for bucket in self._buckets):
+            raise ValueError("this rule sends dense gradients alone; make the rule compress or choose")
+        self._compressed = compressed
+
+    def residuals(self) -> dict[str, Tensor]:
+        """What this rank has not sent, `[n]` fp32 of each bucket by its number, sharing memory; none for dense."""
+        kept = {f"bucket.{number}": bucket.residual for number, bucket in enumerate(self._buckets)}
+        return {name: residual for name, residual in kept.items() if residual is not None}
+
+    def load_residuals(self, residuals: Mapping[str, Tensor]) -> None:
+        """Become what `residuals` gave.
+
+        Raises:
+            ValueError: of another model, rule or bucket size; nothing has changed.
+        """
+        own = self.residuals()
+        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in residuals.items()}:
+            raise ValueError("the residuals are of another model or rule; go on with the one that wrote them")
+        for name, residual in own.items():
+            residual.copy_(residuals[name])
+
     def residual_norm(self) -> float:
         """L2 norm of what this rank has not sent; 0 for dense."""
         norms = [bucket.residual.norm() for bucket in self._buckets if bucket.residual is not None]
         return float(torch.stack(norms).norm()) if norms else 0.0
+
+    @property
+    def nonfinite(self) -> int:
+        """Gradient elements that were not finite and counted as zero, so far; dense gradients go as they are."""
+        return int(self._nonfinite)
 
     def finish(self) -> None:
         """Send what has not left, wait for every bucket, and leave the means in `.grad`. Call it after each backward.
@@ -170,13 +206,14 @@ class OverlappedGradients:
         bucket.started = time.perf_counter()
         if self._compressed:
             assert bucket.residual is not None, "made for a rule that may compress"  # noqa: S101
-            mean = compressed_mean(bucket.flat, bucket.residual, self._spec, self._group)
+            mean = compressed_mean(bucket.flat, bucket.residual, self._spec, self._group, self._count)
         else:
             if bucket.residual is not None:
                 # What compression kept back before dense was chosen goes along, once.
                 bucket.flat.add_(bucket.residual)
                 bucket.residual.zero_()
             mean = dense_mean(bucket.flat, self._group)
+        self.sent_bytes += self._wire_bytes(bucket)
         bucket.encoded = time.perf_counter()
 
         def note(future: torch.futures.Future[Tensor]) -> Tensor:
@@ -184,6 +221,16 @@ class OverlappedGradients:
             return future.value()
 
         bucket.mean = mean.then(note)
+
+    def _count(self, nonfinite: Tensor) -> None:
+        self._nonfinite = self._nonfinite + nonfinite
+
+    def _wire_bytes(self, bucket: _Bucket) -> int:
+        """What a rank sends of a bucket: a ring's share of dense sums, its payload to every other."""
+        size, elements = dist.get_world_size(self._group), bucket.flat.numel()
+        if self._compressed:
+            return (size - 1) * self._spec.offsets(self._spec.num_chunks(elements))[-1]
+        return 2 * 2 * elements * (size - 1) // size
 
     def _measure(self, asked: float, ended: float) -> None:
         hidden = sum(stop - start for start, stop in _union((b.encoded, min(b.done, asked)) for b in self._buckets))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -20,11 +19,9 @@ from online_trainer.journal import Journal, Passed
 from online_trainer.metrics import TrainerMetrics
 from online_trainer.progress import NonFiniteWeights, Progress
 from online_trainer.publisher import Publisher
+from online_trainer.publishing import Publishing
 from online_trainer.settings import TrainerSettings
-from releases.store import VersionTaken
-from streams.event_log import LogUnavailable
 
-_UNTRAINED_COMMIT_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
 
 
@@ -55,8 +52,6 @@ class Releaser:
         owner: Owner,
         shards: int,
     ) -> None:
-        self.published = 0
-        self._settings = settings
         self._progress = progress
         self._journal = journal
         self._log = log
@@ -69,16 +64,20 @@ class Releaser:
         self._pieces: dict[int, Tensor] = {}
         self._awaited: CheckpointState | None = None
         owner.on_piece = self._piece
-        self._released_at = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._publishing: Future[int] | None = None
-        self._begun_at = 0.0
+        self._outcome = Publishing(settings, publisher, metrics)
 
     @property
     def state(self) -> CheckpointState:
         """The newest committed checkpoint."""
         assert self._progress.committed is not None, "the first start commits"  # noqa: S101
         return self._progress.committed
+
+    @property
+    def published(self) -> int:
+        """Newest version that is out; 0 before the first."""
+        return self._outcome.published
 
     @property
     def busy(self) -> bool:
@@ -88,7 +87,7 @@ class Releaser:
     @property
     def finished(self) -> bool:
         """Whether everything is committed and published, as far as that was possible."""
-        return not self.busy and not self._progress.uncommitted and self.state.version <= self.published
+        return not self.busy and not self._progress.uncommitted and self.state.version <= self._outcome.published
 
     def turn(self, now: bool = False) -> None:
         """Commit and publish when it is time, or `now`.
@@ -100,10 +99,10 @@ class Releaser:
             self._finish(self._publishing)
         if self.busy or not (now or self._is_due()):
             return
-        self._released_at = self._begun_at = time.monotonic()
+        self._outcome.begin()
         if self._progress.uncommitted and not self.commit(self.state.version + self._progress.uncommitted_training):
             return
-        if self.state.version > self.published:
+        if self.state.version > self._outcome.published:
             self._publish()
 
     def commit(self, version: int) -> bool:
@@ -136,13 +135,8 @@ class Releaser:
         self._publisher.close()
 
     def _is_due(self) -> bool:
-        settings, progress = self._settings, self._progress
-        since = time.monotonic() - self._released_at
-        if progress.uncommitted_training or self.state.version > self.published:
-            trained = progress.events_trained - self.state.events_trained
-            by_count = 0 < settings.publish_events <= trained
-            return by_count or 0 < settings.publish_seconds <= since
-        return progress.uncommitted and since >= _UNTRAINED_COMMIT_SECONDS
+        trained = self._progress.events_trained - self.state.events_trained
+        return self._outcome.is_due(self.state.version, trained, self._progress.uncommitted)
 
     def _publish(self) -> None:
         """Publish the committed checkpoint, once every shard has given its part of it."""
@@ -160,40 +154,11 @@ class Releaser:
     def _submit_if_whole(self) -> None:
         if self._awaited is not None and len(self._pieces) == self._shards:
             whole = torch.cat([self._pieces[shard] for shard in range(self._shards)])
-            self._publishing = self._thread.submit(self._write, self._awaited, self._views(whole))
+            self._publishing = self._thread.submit(self._outcome.write, self._awaited, self._views(whole))
             self._awaited, self._pieces = None, {}
-
-    def _write(self, state: CheckpointState, weights: Mapping[str, Tensor]) -> int:
-        """In the publisher's thread."""
-        if self._publisher.has_published(state, weights):
-            self._publisher.announce(state.version)
-            return 0
-        return self._publisher.publish(state, weights)
 
     def _finish(self, publishing: Future[int]) -> None:
         self._publishing = None
-        version = self.state.version
-        try:
-            size = publishing.result()
-        except VersionTaken as taken:
-            _log.warning("version_taken", reason=str(taken))
-            if self.commit(self._publisher.newest() + 1):
-                self._publish()
-        except LogUnavailable as error:
-            self._failed("announcement_failed", error)
-        except OSError as error:
-            self._failed("disk_full" if is_disk_full(error) else "publish_failed", error)
-        else:
-            self.published = version
-            if size:
-                self._metrics.release_bytes.set(size)
-            self._metrics.release_density.set(self._publisher.density)
-            self._metrics.version.set(version)
-            self._metrics.release_seconds.observe(time.monotonic() - self._begun_at)
-            self._metrics.disk_full.set(0)
-            _log.info("released", version=version, events_trained=self.state.events_trained)
-
-    def _failed(self, event: str, error: Exception) -> None:
-        self._metrics.publish_failures.inc()
-        self._metrics.disk_full.set(event == "disk_full")
-        _log.error(event, version=self.state.version, error=str(error), effect="tried again with the next release")
+        free = self._outcome.settle(self.state, publishing.result)
+        if free is not None and self.commit(free):
+            self._publish()

@@ -31,7 +31,7 @@ from online_trainer.patience import Patience
 from online_trainer.progress import Progress
 from online_trainer.publisher import Publisher
 from online_trainer.settings import TrainerSettings
-from online_trainer.start import StateDoesNotFit, begin, first_start
+from online_trainer.start import StateDoesNotFit, begin, first_start, refuse_ranks
 from online_trainer.state import StateFolder
 from recommender.loading import Recommender
 from releases.store import ReleaseStore
@@ -87,6 +87,7 @@ def start_owner(
         StateInUse, JournalDamaged, LogDamaged, StateDoesNotFit, ValueError: the text says what to do.
         WriterReplaced: another has taken over meanwhile.
     """
+    refuse_ranks(settings)
     payloads.warm_up(rule)
     state = StateFolder(settings.state)
     layout, flat = bind(recommender.model)

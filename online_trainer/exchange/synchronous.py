@@ -36,6 +36,7 @@ class SynchronousExchange(GradientExchange):
         self._waited = 0.0
         self._sent = 0
         self._received = 0
+        self._nonfinite: Tensor | int = 0
 
     @property
     def residual(self) -> Tensor:
@@ -65,8 +66,26 @@ class SynchronousExchange(GradientExchange):
     def refresh(self) -> int:
         return self._index
 
+    @property
+    def index(self) -> int:
+        """Exchanges so far."""
+        return self._index
+
+    @property
+    def nonfinite(self) -> int:
+        """Elements of compressed updates that were not finite and counted as zero, so far."""
+        return int(self._nonfinite)
+
+    def restore(self, residual: Tensor, index: int) -> None:
+        """Go on from a checkpoint: what was not sent, and how many exchanges there were."""
+        self._residual.copy_(residual)
+        self._index = index
+
     def leave(self) -> None:
         dist.barrier(self._group)
+
+    def _count(self, nonfinite: Tensor) -> None:
+        self._nonfinite = self._nonfinite + nonfinite
 
     def _mean(self, update: Tensor, residual: Tensor) -> Tensor:
         size = dist.get_world_size(self._group)
@@ -74,7 +93,7 @@ class SynchronousExchange(GradientExchange):
             spec = spec_of(self._rule)
             payload = spec.offsets(spec.num_chunks(update.numel()))[-1]
             moved = payload * (size - 1)
-            future = compressed_mean(update, residual, spec, self._group)
+            future = compressed_mean(update, residual, spec, self._group, self._count)
         else:
             moved = 2 * 2 * update.numel() * (size - 1) // size
             total = update + residual

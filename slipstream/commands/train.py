@@ -112,8 +112,15 @@ def train(
             require_keys_off_loopback(f"tcp://{listen}:1", exchange_key)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--listen") from error
-        shared = settings.recipe.shared_by(workers, rounds=exchange == "sync")
-        settings = dataclasses.replace(settings, recipe=shared)
+        rounds = exchange == "sync"
+        if rounds and owners > 1:
+            raise typer.BadParameter("a synchronous group has no owners", param_hint="--owners")
+        settings = dataclasses.replace(
+            settings,
+            recipe=settings.recipe.shared_by(workers, rounds=rounds),
+            # A round of all is one worker's batch.
+            batch_events=-(-batch_events // workers) if rounds else batch_events,
+        )
         rule = Rule(
             compressed=compress is not False,
             choose=compress is None,
@@ -125,10 +132,10 @@ def train(
         group = GroupSettings(
             staleness_bound=max(staleness, workers),
             staleness_power=rule.staleness_power,
-            synchronous=exchange == "sync",
             lease_seconds=lease_seconds,
             batch_events=batch_events,
         )
+        ports = [listen_port + number if listen_port else free_port() for number in range(owners)]
         config = GroupConfig(
             settings=settings,
             group=group,
@@ -136,9 +143,7 @@ def train(
             model_dir=model_dir,
             kafka=kafka,
             releases=releases,
-            addresses=tuple(
-                f"tcp://{listen}:{listen_port + number if listen_port else free_port()}" for number in range(owners)
-            ),
+            addresses=() if rounds else tuple(f"tcp://{listen}:{port}" for port in ports),
             key=exchange_key,
             threads=threads,
             nice=nice,

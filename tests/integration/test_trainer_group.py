@@ -14,11 +14,8 @@ import pytest
 
 from contracts import topics
 from contracts.event import Event
-from contracts.item import Item
 from online_trainer.fault_points import FaultPoint
 from online_trainer.ledger import Untrained
-from recommender.initialise import preset_recommender
-from recommender.loading import save_recommender
 from releases.fsspec_store import FsspecReleaseStore
 from streams.apache_cluster import ApacheKafkaCluster
 from streams.event_log import EventLog
@@ -62,13 +59,6 @@ def fill(log: EventLog) -> Counter[str]:
     return Counter({f"e{n}" for n in range(EVENTS) if event(n).item_id not in UNKNOWN})
 
 
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_recommender(preset_recommender("tiny", [Item(item_id=f"i{n}") for n in range(38)], seed=2), folder)
-    return folder
-
-
 @pytest.fixture
 def log(clean_kafka: str) -> Iterator[KafkaEventLog]:
     connection = KafkaEventLog(clean_kafka, client_id="tests")
@@ -94,20 +84,6 @@ def verify(group: TrainerGroup, expected: Counter[str]) -> None:
 def nth(point: str) -> str:
     kind = point.partition(".")[0] + "."
     return f"{point}:{1 if point in ONCE else LATER.get(kind, 1)}"
-
-
-@pytest.fixture(scope="module")
-def verdicts() -> Iterator[list[str]]:
-    """A line for each point that was killed at; with `make test-faults` they become a table."""
-    lines: list[str] = []
-    yield lines
-    if ALL:
-        path = Path(os.environ.get("SLIPSTREAM_FAULT_TABLE", "fault-points.md"))
-        nodes = f"{kafka_nodes()} node{'s' if kafka_nodes() > 1 else ''} of Kafka"
-        head = f"Killed with SIGKILL on {nodes}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC\n\n"
-        path.write_text(
-            head + "| point | killed | seconds | verdict |\n| --- | --- | --- | --- |\n" + "\n".join(lines) + "\n"
-        )
 
 
 @pytest.mark.timeout(120 * kafka_nodes())

@@ -13,12 +13,9 @@ from pathlib import Path
 import pytest
 
 from contracts import topics, wire
-from contracts.item import Item
 from contracts.release import ReleaseAnnouncement
 from online_trainer.fault_points import FaultPoint
 from online_trainer.ledger import Untrained, read_rows
-from recommender.initialise import preset_recommender
-from recommender.loading import save_recommender
 from releases.fsspec_store import FsspecReleaseStore
 from streams.apache_kafka import ApacheKafka
 from streams.catch_up import newest_by_key
@@ -31,13 +28,6 @@ from tests.integration.trainer_processes import TrainerProcesses
 pytestmark = pytest.mark.kafka
 STATIC = ("--train-from", "begin", "--stop-at-end", "--batch-events", "16")
 STATIC += ("--publish-seconds", "0", "--publish-events", "48", "--keep-releases", "1000")
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_recommender(preset_recommender("tiny", [Item(item_id=f"i{n}") for n in range(38)], seed=2), folder)
-    return folder
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ class TrainerGroup:
         everywhere: bool = False,
         rule: Rule | None = None,
         slow_down: dict[int, float] | None = None,
+        synchronous: bool = False,
+        victim: int | None = None,
         **settings: Any,
     ) -> None:
         recipe = msgspec.structs.replace(ONLINE, replay_windows=4)
@@ -49,12 +51,12 @@ class TrainerGroup:
             model_dir=model_dir,
             kafka=kafka,
             releases=str(self.releases),
-            addresses=tuple(f"tcp://127.0.0.1:{free_port()}" for _ in range(owners)),
+            addresses=() if synchronous else tuple(f"tcp://127.0.0.1:{free_port()}" for _ in range(owners)),
             nice=0,
             log_level="warning",
             slow_down=slow_down or {},
         )
-        self.launcher = Launcher(config, workers, fault, everywhere)
+        self.launcher = Launcher(config, workers, fault, everywhere, victim)
         self.code: int | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -79,8 +81,9 @@ class TrainerGroup:
         return self.code or 0
 
     def rows(self) -> list[LedgerRow]:
-        """The ledger."""
-        return read_rows(self.state / "prequential.jsonl")
+        """The ledger; that of each rank, one behind another, of a synchronous group."""
+        ledgers = sorted(self.state.glob("rank-*/prequential.jsonl")) or [self.state / "prequential.jsonl"]
+        return [row for ledger in ledgers for row in read_rows(ledger)]
 
     def trained(self) -> Counter[str | None]:
         """Event id → how often it was trained."""

@@ -1,0 +1,1 @@
+"""A synchronous group: every round is one step of all ranks, by torch.distributed."""
