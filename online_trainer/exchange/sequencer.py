@@ -36,7 +36,6 @@ class GroupSettings:
     Attributes:
         staleness_bound: most orders between the weights of a push and its own; at least the number of workers.
         staleness_power: a push counts (1 + staleness beyond one push of every other worker)^-power.
-        synchronous: one order for the pushes of all workers that have something to train.
         lease_seconds: a worker that is silent so long (and ten of its own steps) is lost.
         batch_events: of the fastest worker's batches.
         balance_seconds: least time between two moves of partitions; 0 never moves them, nor changes batch sizes.
@@ -44,7 +43,6 @@ class GroupSettings:
 
     staleness_bound: int = 16
     staleness_power: float = 0.5
-    synchronous: bool = False
     lease_seconds: float = 5.0
     batch_events: int = 64
     balance_seconds: float = 2.0
@@ -129,11 +127,9 @@ class Sequencer:
         fresh: set[str] = set()
         while (chosen := self._choose()) is not None:
             # Ids ordered in this call are in nobody's `seen` yet: a push that repeats one is refused after it.
-            distinct = [push for push in chosen if _add_distinct(push, fresh)]
-            if distinct:
-                found.append(self._order(distinct))
-            if len(distinct) < len(chosen):
+            if not _add_distinct(chosen, fresh):
                 break
+            found.append(self._order(chosen))
         return found
 
     def refused(self) -> list[tuple[Push, Refused]]:
@@ -246,8 +242,8 @@ class Sequencer:
             return None
         return Refused(reason=Reason.DUPLICATE, detail=f"{len(ids)} events are in the weights already", event_ids=ids)
 
-    def _choose(self) -> list[Push] | None:
-        """The pushes of the next order; None when it is not time."""
+    def _choose(self) -> Push | None:
+        """The push of the next order; None when it is not time."""
         if not self.held:
             return None
         waiting = {push.worker for push in self.held}
@@ -256,44 +252,34 @@ class Sequencer:
             for member in self.members.values()
             if member.name not in waiting and not member.idle and member.state is not WorkerState.LOST
         ]
-        if self.settings.synchronous:
-            return None if computing else sorted(self.held, key=lambda push: push.worker)
+        oldest = min(self.held, key=lambda push: push.base)
         # Each worker whose push is held may still be passed by one push of every other.
         reach = self.settings.staleness_bound - len(self.members) + 1
-        if any(self.index + 1 - member.base > reach for member in computing):
-            oldest = min(self.held, key=lambda push: push.base)
-            if any(member.base <= oldest.base for member in computing):
-                return None
-            return [oldest]
-        return [min(self.held, key=lambda push: push.base)]
+        if any(self.index + 1 - member.base > reach and member.base <= oldest.base for member in computing):
+            return None
+        return oldest
 
-    def _order(self, chosen: list[Push]) -> tuple[Order, list[Push]]:
-        pushes = []
-        for push in chosen:
-            self.held.remove(push)
-            staleness = self.index - push.base
-            # A group's usual staleness is one push of every other worker; only what is beyond counts less.
-            excess = max(0, staleness - len(self.members) + 1)
-            scale = (1.0 + excess) ** -self.settings.staleness_power / len(chosen)
-            pushes.append(
-                Pushed(
-                    worker=push.worker,
-                    incarnation=push.incarnation,
-                    seq=push.seq,
-                    base=push.base,
-                    staleness=staleness,
-                    scale=scale,
-                    encoding=push.encoding,
-                    start=push.start,
-                    stop=push.stop,
-                )
-            )
-        order = Order(index=self.index + 1, pushes=pushes)
-        for push in chosen:
-            self.take(order, push)
-            self._measure(self.members[push.worker], push)
+    def _order(self, push: Push) -> tuple[Order, list[Push]]:
+        self.held.remove(push)
+        staleness = self.index - push.base
+        # A group's usual staleness is one push of every other worker; only what is beyond counts less.
+        excess = max(0, staleness - len(self.members) + 1)
+        pushed = Pushed(
+            worker=push.worker,
+            incarnation=push.incarnation,
+            seq=push.seq,
+            base=push.base,
+            staleness=staleness,
+            scale=(1.0 + excess) ** -self.settings.staleness_power,
+            encoding=push.encoding,
+            start=push.start,
+            stop=push.stop,
+        )
+        order = Order(index=self.index + 1, pushes=[pushed])
+        self.take(order, push)
+        self._measure(self.members[push.worker], push)
         self.index = order.index
-        return order, chosen
+        return order, [push]
 
     def take(self, order: Order, push: Push) -> None:
         """Count an ordered push; also for one that is read from the write-ahead log."""

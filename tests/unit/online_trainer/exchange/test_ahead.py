@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from tests.unit.online_trainer.exchange.test_failures import _delay, everything,
 EVENTS = 200
 SLOW = 0.01
 """Seconds an event: a worker that takes the tenfold of the others."""
-SYNCHRONOUS = GroupSettings(batch_events=8, synchronous=True, balance_seconds=0)
+TIGHT = GroupSettings(batch_events=8, staleness_bound=2, balance_seconds=0)
+"""A fast worker has to wait for a slow one after every push but one."""
 
 
 @pytest.fixture
@@ -71,9 +73,9 @@ def seconds(group: Group, kind: str) -> float:
     return group.metric("slipstream_exchange_seconds_total", kind=kind)
 
 
-def test_a_fast_worker_prepares_its_next_batch_while_it_waits_for_the_round(group: Group, used: list[bool]) -> None:
+def test_a_fast_worker_prepares_its_next_batch_while_it_waits_for_a_slow_one(group: Group, used: list[bool]) -> None:
     group.send(*(click(n) for n in range(EVENTS)))
-    owner = group.owner(group=SYNCHRONOUS)
+    owner = group.owner(group=TIGHT)
     slow, thread, _ = group.worker("slow")
     _delay(slow, SLOW)
     _, other, _ = group.worker("fast", 1)
@@ -83,7 +85,7 @@ def test_a_fast_worker_prepares_its_next_batch_while_it_waits_for_the_round(grou
     assert trained(group) == everything(EVENTS)
     assert len(used) > 10 and all(used)
     assert seconds(group, "hidden") > 0
-    # A round lasts 80 ms, of which preparing takes a few.
+    # A slow batch lasts 80 ms, of which preparing takes a few.
     assert seconds(group, "exposed") > seconds(group, "hidden")
 
 
@@ -125,10 +127,10 @@ def test_a_prepared_batch_changes_no_bit(tmp_path: Path, used: list[bool], monke
 
 
 def test_an_undone_push_drops_the_batch_that_was_prepared_behind_it(group: Group, dropped: Counter[str]) -> None:
-    # Each event twice, under users of different partitions: what both workers bring to one round is undone at one.
+    # Each event twice, under users of different partitions: what both workers push at a time is undone at one.
     for number in range(EVENTS):
         group.send(click(number), click(number, user_id=f"v{number % 23}"))
-    owner = group.owner(group=SYNCHRONOUS)
+    owner = group.owner(group=TIGHT)
     slow, thread, _ = group.worker("a")
     _delay(slow, SLOW)
     _, other, _ = group.worker("b", 1)
@@ -144,7 +146,7 @@ def test_an_undone_push_drops_the_batch_that_was_prepared_behind_it(group: Group
 
 def test_a_move_and_an_end_drop_the_batch_that_was_prepared(group: Group, dropped: Counter[str]) -> None:
     group.send(*(click(n) for n in range(2 * EVENTS)))
-    owner = group.owner(group=SYNCHRONOUS)
+    owner = group.owner(group=dataclasses.replace(TIGHT, staleness_bound=3))
     slow, thread, _ = group.worker("slow")
     _delay(slow, SLOW)
     fast, other, patience = group.worker("fast", 1)

@@ -121,14 +121,11 @@ def test_the_measured_crossover_is_where_the_difference_changes_its_sign() -> No
     assert wrong.lost == pytest.approx(6.0)
 
 
-@pytest.mark.parametrize("synchronous", [False, True])
-def test_a_group_tries_both_encodings_and_all_its_workers_follow(
-    group: Group, synchronous: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_group_tries_both_encodings_and_all_its_workers_follow(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     # Six tries of four pushes of two workers, of the hundred that there are.
     monkeypatch.setattr(EncodingChoice, "TRIES", 4)
     group.send(*(click(n) for n in range(400)))
-    owner = group.owner(Rule(average=0.9, choose=True), GroupSettings(batch_events=4, synchronous=synchronous))
+    owner = group.owner(Rule(average=0.9, choose=True), GroupSettings(batch_events=4))
     workers = [group.worker(name, number) for number, name in enumerate(WORKERS)]
     for _, thread, _ in workers:
         thread.finish()

@@ -26,7 +26,7 @@ def trained(group: Group) -> Counter[str | None]:
     ("rule", "settings", "owners"),
     [
         (Rule(average=0.9), GroupSettings(batch_events=8), 1),
-        (Rule(compressed=False), GroupSettings(batch_events=8, synchronous=True), 1),
+        (Rule(compressed=False), GroupSettings(batch_events=8, staleness_bound=2), 1),
         (Rule(local_steps=3, fragments=2, average=0.9), GroupSettings(batch_events=8, staleness_bound=4), 1),
         (Rule(average=0.9, fragments=3), GroupSettings(batch_events=8), 2),
     ],

@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +56,7 @@ def push_of(worker: Worker, ranges: dict[int, tuple[int, int]]) -> Push:
 class Group:
     """Three workers over four partitions; each action is a message that arrives, or a failure."""
 
-    def __init__(self, seed: int, synchronous: bool) -> None:
+    def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
         self.incarnations = 0
@@ -67,7 +66,7 @@ class Group:
         self.staleness: list[int] = []
         self.workers: dict[str, Worker] = {}
         self.deaf: set[str] = set()
-        chosen = GroupSettings(staleness_bound=BOUND, synchronous=synchronous, lease_seconds=5.0)
+        chosen = GroupSettings(staleness_bound=BOUND, lease_seconds=5.0)
         self.sequencer = Sequencer(dict.fromkeys(range(PARTITIONS), 0), chosen, self.seen)
 
     def run(self, steps: int) -> None:
@@ -191,13 +190,13 @@ class Group:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32), synchronous=st.booleans())
-def test_any_order_of_messages_and_deaths_counts_every_event_once(seed: int, synchronous: bool) -> None:
-    Group(seed, synchronous).run(150)
+@given(seed=st.integers(0, 2**32))
+def test_any_order_of_messages_and_deaths_counts_every_event_once(seed: int) -> None:
+    Group(seed).run(150)
 
 
 def test_the_simulation_reaches_what_it_is_about() -> None:
-    groups = [Group(seed, synchronous=False) for seed in range(10)]
+    groups = [Group(seed) for seed in range(10)]
     for group in groups:
         group.run(150)
     assert sum(len(group.order_indices) for group in groups) > 200
@@ -205,10 +204,9 @@ def test_the_simulation_reaches_what_it_is_about() -> None:
     assert sum(group.sequencer.assignment.moves for group in groups) > 20
 
 
-@pytest.mark.parametrize("synchronous", [False, True])
-def test_an_event_id_in_two_pushes_at_once_is_trained_by_one_of_them(synchronous: bool) -> None:
+def test_an_event_id_in_two_pushes_at_once_is_trained_by_one_of_them() -> None:
     seen: set[str] = set()
-    sequencer = Sequencer({0: 0, 1: 0}, GroupSettings(staleness_bound=BOUND, synchronous=synchronous), seen)
+    sequencer = Sequencer({0: 0, 1: 0}, GroupSettings(staleness_bound=BOUND), seen)
     workers = [Worker("a", 1), Worker("b", 1)]
     for worker in workers:
         sequencer.join(worker.name, 1, 0.0)
