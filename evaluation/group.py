@@ -1,77 +1,48 @@
-"""A group of workers on a backlog, in virtual time: the trainer's own sequencer, replicas and payloads, one process.
+"""Asynchronous workers on a backlog, in virtual time: the trainer's own sequencer, replicas and payloads, one process.
 
 The clock alone is simulated: a batch takes `seconds_per_event` × its events × the worker's slowness, a push its bytes
-over the link. Everything else is what `slipstream train --workers N` runs. So a run is a function of its seed, whatever
-else the machine does, and a straggler costs no waiting.
+over the link. Everything else is what `slipstream train --workers N --exchange async` runs. So a run is a function of
+its seed, whatever else the machine does, and a straggler costs no waiting.
 """
 
 from __future__ import annotations
 
-import copy
 import heapq
 import itertools
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
 from catalogue.replay import Timeline
+from evaluation.backlog import PARTITIONS, Backlog, Checkpoint, Run, own_copy
 from online_trainer.exchange import payloads
 from online_trainer.exchange.layout import bind
-from online_trainer.exchange.messages import Measured, Push, Ranges, Rule
+from online_trainer.exchange.messages import Measured, Push, Ranges
 from online_trainer.exchange.replica import Replica
 from online_trainer.exchange.sequencer import GroupSettings, Sequencer
 from online_trainer.learner import Learner, Verdict
 from online_trainer.ledger import LedgerRow
-from online_trainer.users import Histories
-from recommender.examples import Interaction, UserUpdate
 from recommender.loading import Recommender
 from recommender.recipe import ONLINE, OnlineRecipe
 
-PARTITIONS = 12
 _ASK_SECONDS = 0.1
-_HISTORY = 1000
 
 
 @dataclass(frozen=True)
-class GroupRun:
-    """One way to train.
+class GroupRun(Run):
+    """Workers that do not wait for one another.
 
     Attributes:
-        workers: how many.
-        rule: what is sent and how it is applied.
-        synchronous: rounds of all workers.
-        slow: worker number → how many times longer its batches take.
         balanced: partitions and batch sizes follow measured speeds.
-        batch_events: of a worker's batch.
         staleness_bound: see `GroupSettings`.
-        seconds_per_event: of a worker that is not slow.
-        link_bytes_per_second: of each worker's link, both ways; 0 for one that costs nothing.
     """
 
-    name: str
-    workers: int = 2
-    rule: Rule = field(default_factory=lambda: Rule(average=ONLINE.average))
-    synchronous: bool = False
-    slow: dict[int, float] = field(default_factory=dict)
     balanced: bool = False
-    batch_events: int = 64
     staleness_bound: int = 16
-    seconds_per_event: float = 0.001
-    link_bytes_per_second: float = 0.0
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The weights that serve after so many virtual seconds and trained events."""
-
-    seconds: float
-    events: int
-    weights: Tensor
 
 
 @dataclass
@@ -112,22 +83,13 @@ class SimulatedGroup:
         self.ndcg: dict[int, float] = {}
         self.staleness: list[int] = []
         self.sent_bytes = self.dense_bytes = 0
-        self._items, self._users = line.dataset.item_ids, line.dataset.users
-        self._line = line
-        self._partition = np.random.default_rng(seed).integers(PARTITIONS, size=len(self._users))[line.user]
-        self._queues = {
-            p: deque((start + np.flatnonzero(self._partition[start:] == p)).tolist()) for p in range(PARTITIONS)
-        }
-        self._histories = Histories(_HISTORY)
-        for position in range(start):
-            self._remember(position)
-        owner = _copy(recommender)
+        self._backlog = Backlog(line, start, seed)
+        owner = own_copy(recommender)
         self.layout, weights = bind(owner.model)
-        self.replica = Replica(weights, run.rule)
+        self.replica = Replica(weights, msgspec.structs.replace(run.rule, average=recipe.average))
         group = GroupSettings(
             staleness_bound=max(run.staleness_bound, run.workers),
             staleness_power=run.rule.staleness_power,
-            synchronous=run.synchronous,
             lease_seconds=1e12,
             batch_events=run.batch_events,
             balance_seconds=1.0 if run.balanced else 0.0,
@@ -154,7 +116,7 @@ class SimulatedGroup:
                 seconds = push.measured.compute_seconds
                 if self.run.link_bytes_per_second:
                     seconds += (1 + self.run.workers) * len(payload) / self.run.link_bytes_per_second
-            if push is not None or any(self._queues.values()):
+            if push is not None or self._backlog:
                 heapq.heappush(arriving, (self.seconds + seconds, next(order), worker, push))
 
         on_checkpoint(self._checkpoint())
@@ -186,7 +148,7 @@ class SimulatedGroup:
         return Checkpoint(self.seconds, self.events, self.replica.serving.clone())
 
     def _worker(self, number: int, recommender: Recommender, recipe: OnlineRecipe, seed: int) -> _Worker:
-        learner = Learner(_copy(recommender), msgspec.structs.replace(recipe, seed=1000 * seed + number))
+        learner = Learner(own_copy(recommender), msgspec.structs.replace(recipe, seed=1000 * seed + number))
         _, learning = bind(learner.learning)
         serving = bind(learner.recommender.model)[1] if recipe.average else learning
         return _Worker(number, learner, learning, serving, torch.zeros_like(learning))
@@ -201,7 +163,7 @@ class SimulatedGroup:
             worker.serving.copy_(self.replica.serving)
         size = self.sequencer.members[worker.name].batch_events
         held = self.sequencer.partitions_of(worker.name)
-        positions, ranges = self._take(held, size * self.run.rule.local_steps)
+        positions = self._backlog.take(held, size * self.run.rule.local_steps)
         if not positions:
             self.sequencer.told(worker.name, idle=True)
             return None, b""
@@ -211,53 +173,30 @@ class SimulatedGroup:
         encoded = payloads.encode(update, worker.residual, self.run.rule)
         self.sent_bytes += len(encoded.data)
         self.dense_bytes += 4 * update.numel()
-        seconds = self.run.seconds_per_event * self.run.slow.get(worker.number, 1.0) * len(positions)
-        rows = [LedgerRow(partition=int(self._partition[p]), offset=p, batch=0, trained=True) for p in positions]
         push = Push(
-            worker=worker.name, incarnation=1, seq=worker.seq + 1, generation=generation, base=base, ranges=ranges,
-            rows=rows, encoding=encoded.encoding, start=0, stop=update.numel(), residual_norm=0.0,
-            waiting={p: len(self._queues[p]) for p in held}, measured=Measured(compute_seconds=seconds),
+            worker=worker.name, incarnation=1, seq=worker.seq + 1, generation=generation, base=base,
+            ranges=self._ranges(positions, held), rows=self._rows(positions), encoding=encoded.encoding, start=0,
+            stop=update.numel(), residual_norm=0.0, waiting={p: self._backlog.waiting(p) for p in held},
+            measured=Measured(compute_seconds=self.run.compute_seconds(worker.number, len(positions))),
         )  # fmt: skip
         return push, encoded.data
 
-    def _take(self, held: dict[int, int], size: int) -> tuple[list[int], Ranges]:
-        """The earliest `size` events of the held partitions."""
-        counts: dict[int, int] = {}
-        positions: list[int] = []
-        heads = [(self._queues[p][0], p) for p in held if self._queues[p]]
-        heapq.heapify(heads)
-        while heads and len(positions) < size:
-            _, partition = heapq.heappop(heads)
-            positions.append(self._queues[partition].popleft())
-            counts[partition] = counts.get(partition, 0) + 1
-            if self._queues[partition]:
-                heapq.heappush(heads, (self._queues[partition][0], partition))
-        return positions, {p: (held[p], held[p] + count) for p, count in counts.items()}
+    def _ranges(self, positions: list[int], held: dict[int, int]) -> Ranges:
+        counts = Counter(self._backlog.partition[positions].tolist())
+        return {p: (held[p], held[p] + count) for p, count in counts.items()}
+
+    def _rows(self, positions: list[int]) -> list[LedgerRow]:
+        partitions = self._backlog.partition[positions].tolist()
+        return [
+            LedgerRow(partition=p, offset=o, batch=0, trained=True) for p, o in zip(partitions, positions, strict=True)
+        ]
 
     def _step(self, worker: _Worker, positions: list[int]) -> None:
-        by_user: dict[int, list[int]] = {}
-        for position in positions:
-            by_user.setdefault(int(self._line.user[position]), []).append(position)
-        updates = [
-            UserUpdate(self._histories.of(self._users[user]), [self._event(p) for p in found])
-            for user, found in by_user.items()
-        ]
-        report = worker.learner.step(updates, self._histories.draw)
+        updates, groups = self._backlog.updates(positions)
+        report = worker.learner.step(updates, self._backlog.histories.draw)
         assert report.verdict is not Verdict.NON_FINITE, "a loss that is not finite"  # noqa: S101
-        groups = list(by_user.values())
         self.ndcg |= {groups[user][place]: value for (user, place), value in report.ndcg.items()}
-        for position in positions:
-            self._remember(position)
-
-    def _event(self, position: int) -> Interaction:
-        return Interaction(self._items[self._line.item[position]], float(self._line.timestamp[position]))
-
-    def _remember(self, position: int) -> None:
-        self._histories.add(self._users[self._line.user[position]], self._event(position))
+        self._backlog.remember(positions)
 
 
-def _copy(recommender: Recommender) -> Recommender:
-    return Recommender(copy.deepcopy(recommender.model), recommender.vocabulary, recommender.prompt)
-
-
-__all__ = ["Checkpoint", "GroupRun", "SimulatedGroup"]
+__all__ = ["GroupRun", "SimulatedGroup"]

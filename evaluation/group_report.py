@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogue.replay import Timeline
-from evaluation.group import Checkpoint, GroupRun, SimulatedGroup
+from evaluation.backlog import Checkpoint, Run
+from evaluation.group import GroupRun, SimulatedGroup
+from evaluation.rounds import RoundsRun, SimulatedRounds
 from online_trainer.exchange.messages import Rule
 from recommender.loading import Recommender, load_tensors
 from recommender.prequential import frozen
@@ -25,24 +28,35 @@ _RESAMPLES = 2000
 _GRID = 50
 
 
-def runs(recipe: OnlineRecipe = ONLINE) -> list[GroupRun]:
+def runs() -> list[Run]:
     """Side by side: equal workers, one of two four times slower, and one of three."""
-    dense = Rule(average=recipe.average, compressed=False)
-    compressed = Rule(average=recipe.average)
+    dense, compressed = Rule(compressed=False), Rule()
     slow = {0: 4.0}
-    found: list[GroupRun] = []
+    found: list[Run] = []
     for suffix, slowness in (("", {}), (", straggler", slow)):
         found += [
-            GroupRun("sync" + suffix, rule=dense, synchronous=True, slow=dict(slowness)),
+            RoundsRun("sync" + suffix, rule=dense, slow=dict(slowness)),
             GroupRun("async" + suffix, rule=dense, slow=dict(slowness)),
             GroupRun("async compressed" + suffix, rule=compressed, slow=dict(slowness)),
         ]
     return [
         *found,
-        GroupRun("sync compressed", rule=compressed, synchronous=True),
-        GroupRun("sync of three, straggler", workers=3, rule=dense, synchronous=True, slow=dict(slow)),
+        RoundsRun("sync compressed", rule=compressed),
+        RoundsRun("sync of three, straggler", workers=3, rule=dense, slow=dict(slow)),
         GroupRun("async of three, straggler, balanced", workers=3, rule=dense, slow=dict(slow), balanced=True),
     ]
+
+
+def recipe_of(run: Run, recipe: OnlineRecipe = ONLINE) -> OnlineRecipe:
+    """What each of its workers does, as `slipstream train` shares `recipe` among them."""
+    return recipe.shared_by(run.workers, rounds=isinstance(run, RoundsRun))
+
+
+def file_name(run: Run, model: str, seed: int, events: int, test_events: int) -> str:
+    """Of what `kept` keeps: another model, recipe or way to train has another name."""
+    decides = repr((run, recipe_of(run), model)).encode()
+    name = run.name.replace(", ", "-").replace(" ", "-")
+    return f"{name}-{seed}-{events}-{test_events}-{hashlib.sha256(decides).hexdigest()[:8]}.npz"
 
 
 @dataclass(frozen=True)
@@ -81,9 +95,9 @@ class Trained:
         return float("inf")
 
 
-def train(load: Callable[[], Recommender], line: Timeline, start: int, stop: int, run: GroupRun, seed: int) -> Trained:
+def train(load: Callable[[], Recommender], line: Timeline, start: int, stop: int, run: Run, seed: int) -> Trained:
     """Train the events from `start` to `stop`, score those behind `stop`."""
-    group = SimulatedGroup(load(), line[:stop], start, run, seed=seed)
+    group = _simulated(load(), line[:stop], start, run, seed)
     scorer = load()
     seconds, events, scores = [], [], []
     user: NDArray[np.int64] = np.empty(0, np.int64)
@@ -102,6 +116,15 @@ def train(load: Callable[[], Recommender], line: Timeline, start: int, stop: int
         np.array(seconds), np.array(events), np.array(scores), user, group.dense_bytes / max(1, group.sent_bytes),
         float(np.mean(group.staleness)),
     )  # fmt: skip
+
+
+def _simulated(
+    recommender: Recommender, line: Timeline, start: int, run: Run, seed: int
+) -> SimulatedGroup | SimulatedRounds:
+    if isinstance(run, GroupRun):
+        return SimulatedGroup(recommender, line, start, run, recipe_of(run), seed)
+    assert isinstance(run, RoundsRun), "there is no third way"  # noqa: S101
+    return SimulatedRounds(recommender, line, start, run, recipe_of(run), seed)
 
 
 def kept(path: Path, make: Callable[[], Trained]) -> Trained:

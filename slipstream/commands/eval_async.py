@@ -77,9 +77,8 @@ def asynchronous(
             end = min(len(line), stop + test_events)
             for run in chosen:
                 progress.update(task, description=f"seed {seed}, {run.name}")
-                path = out / f"{run.name.replace(', ', '-').replace(' ', '-')}-{seed}-{events}-{test_events}.npz"
                 made = group_report.kept(
-                    path,
+                    out / group_report.file_name(run, folder.name, seed, events, test_events),
                     lambda run=run, seed=seed, line=line[:end], start=start, stop=stop: group_report.train(  # type: ignore[misc]
                         lambda: load_recommender(folder), line, start, stop, run, seed
                     ),

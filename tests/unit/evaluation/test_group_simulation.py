@@ -11,8 +11,10 @@ import torch
 
 from catalogue.datasets import Dataset
 from catalogue.replay import split, timeline
-from evaluation.group import Checkpoint, GroupRun, SimulatedGroup
-from evaluation.group_report import Trained, curves, kept, plot, ratio, read_curves
+from evaluation.backlog import Checkpoint
+from evaluation.group import GroupRun, SimulatedGroup
+from evaluation.group_report import Trained, curves, file_name, kept, plot, ratio, read_curves, recipe_of, runs
+from evaluation.rounds import RoundsRun, SimulatedRounds
 from online_trainer.exchange.messages import Rule
 from recommender.initialise import preset_recommender
 from recommender.recipe import ONLINE
@@ -32,23 +34,34 @@ def trained(walkers: Dataset, run: GroupRun) -> tuple[SimulatedGroup, list[Check
     return group, checkpoints
 
 
-@pytest.mark.parametrize("synchronous", [True, False])
-def test_every_event_is_trained_once_and_a_run_repeats_itself(walkers: Dataset, synchronous: bool) -> None:
-    run = GroupRun("x", rule=Rule(average=RECIPE.average), synchronous=synchronous, **SMALL)  # type: ignore[arg-type]
-    group, checkpoints = trained(walkers, run)
-    again, _ = trained(walkers, run)
+def test_every_event_is_trained_once_and_a_run_repeats_itself(walkers: Dataset) -> None:
+    group, checkpoints = trained(walkers, GroupRun("x", **SMALL))  # type: ignore[arg-type]
+    again, _ = trained(walkers, GroupRun("x", **SMALL))  # type: ignore[arg-type]
     assert torch.equal(group.replica.weights, again.replica.weights)
     assert group.ndcg == again.ndcg
     assert not torch.equal(checkpoints[0].weights, checkpoints[-1].weights)
-    assert max(group.staleness) == (0 if synchronous else 1)
+    assert not torch.equal(group.replica.weights, checkpoints[-1].weights), "the average serves"
+    assert max(group.staleness) == 1
     assert group.dense_bytes / group.sent_bytes > 100
 
 
 def test_a_straggler_holds_up_a_round_and_not_an_asynchronous_group(walkers: Dataset) -> None:
-    rule = Rule(average=RECIPE.average)
-    rounds, _ = trained(walkers, GroupRun("s", rule=rule, synchronous=True, slow={0: 4.0}, **SMALL))  # type: ignore[arg-type]
-    free, _ = trained(walkers, GroupRun("a", rule=rule, slow={0: 4.0}, balanced=True, **SMALL))  # type: ignore[arg-type]
+    line = timeline(walkers, seed=0)
+    recommender = preset_recommender("tiny", walkers.items, seed=1)
+    rounds = SimulatedRounds(recommender, line, 960, RoundsRun("s", slow={0: 4.0}, **SMALL), RECIPE)  # type: ignore[arg-type]
+    rounds.train(100, lambda _: None)
+    free, _ = trained(walkers, GroupRun("a", slow={0: 4.0}, balanced=True, **SMALL))  # type: ignore[arg-type]
     assert free.seconds < 0.8 * rounds.seconds
+
+
+def test_workers_share_the_recipe_as_the_trainer_shares_it_and_another_one_is_kept_apart() -> None:
+    found = {run.name: run for run in runs()}
+    assert recipe_of(found["sync"]) == ONLINE.shared_by(2, rounds=True)
+    assert recipe_of(found["async of three, straggler, balanced"]) == ONLINE.shared_by(3)
+    names = {file_name(run, model, 0, 60, 20) for run in runs() for model in ("a", "b")}
+    assert len(names) == 2 * len(found)
+    changed = RoundsRun("sync", rule=Rule(compressed=False, slots=32))
+    assert file_name(changed, "a", 0, 60, 20) not in names
 
 
 def outcome(ndcg: float) -> Trained:
