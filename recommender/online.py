@@ -196,4 +196,7 @@ class OnlineModel:
         for name, tensor in state.items():
             if name.startswith(_OPTIMIZER):
                 key, _, parameter = name.removeprefix(_OPTIMIZER).partition(".")
-                self._optimizer.state[parameters[parameter]][key] = tensor.clone()
+                owner = parameters[parameter]
+                # The step count stays where AdamW looks for it.
+                moved = tensor.clone() if key == "step" else tensor.clone().to(owner.device)
+                self._optimizer.state[owner][key] = moved

@@ -66,6 +66,7 @@ class GroupConfig:
         key: the shared key file; None on loopback.
         slow_down: worker number → factor on its batches' time, for experiments.
         ranks: of the synchronous group.
+        device: of its ranks: cpu, or cuda for a GPU each.
     """
 
     settings: TrainerSettings
@@ -84,6 +85,7 @@ class GroupConfig:
     log_level: str = "info"
     slow_down: dict[int, float] = field(default_factory=dict)
     ranks: int = 0
+    device: str = "cpu"
 
 
 @dataclass
@@ -312,7 +314,7 @@ def run_rank(config: GroupConfig, number: int) -> int:
     from streams.kafka_log import KafkaEventLog
 
     metrics, patience = _observed(config, number)
-    group = RankGroup(number, config.ranks, config.meeting, RANK_PATIENCE_SECONDS)
+    group = RankGroup(number, config.ranks, config.meeting, RANK_PATIENCE_SECONDS, config.device)
     rank = start_rank(
         group,
         config.settings,

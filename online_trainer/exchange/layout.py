@@ -76,7 +76,7 @@ def bind(model: Any) -> tuple[FlatLayout, Tensor]:
     """Make the model's parameters views of one vector `[n]`: what changes it changes them. A tied one appears once."""
     parameters = dict(model.named_parameters())
     layout = FlatLayout.of(parameters)
-    flat = torch.empty(layout.num_elements)
+    flat = torch.empty(layout.num_elements, device=next(iter(parameters.values())).device)
     for name, view in layout.views(flat).items():
         view.copy_(parameters[name].detach())
         parameters[name].data = view

@@ -27,15 +27,23 @@ class RankGroup:
     Args:
         meeting: where ranks find one another, as `torch.distributed.init_process_group` takes it.
         patience_seconds: how long a rank may keep the others waiting before it counts as hung.
+        device: `cuda` gives each rank the GPU of its number, and gradients go by NCCL.
 
     Raises:
         RankLost: from every call.
     """
 
-    def __init__(self, rank: int, size: int, meeting: str, patience_seconds: float) -> None:
+    def __init__(self, rank: int, size: int, meeting: str, patience_seconds: float, device: str = "cpu") -> None:
         self.rank, self.size = rank, size
+        self.device = torch.device(device, rank) if device == "cuda" else torch.device(device)
+        backend = "gloo"
+        if self.device.type == "cuda":
+            if torch.cuda.device_count() < size:
+                raise GroupDiffers(f"{size} workers on {torch.cuda.device_count()} GPUs: give each one of its own")
+            torch.cuda.set_device(self.device)
+            backend = "cpu:gloo,cuda:nccl"
         checked(dist.init_process_group)(
-            "gloo", init_method=meeting, rank=rank, world_size=size, timeout=timedelta(seconds=patience_seconds)
+            backend, init_method=meeting, rank=rank, world_size=size, timeout=timedelta(seconds=patience_seconds)
         )
 
     def tell(self, word: Sequence[float]) -> list[list[float]]:

@@ -64,6 +64,7 @@ def start_rank(
     settings = dataclasses.replace(settings, state=folder)
     state = StateFolder(folder)
     recipe = settings.recipe
+    recommender.model.to(group.device)
     learner = rounds_learner(recommender, msgspec.structs.replace(recipe, seed=recipe.seed + group.rank), rule)
     layout = FlatLayout.of(dict(learner.learning.named_parameters()))
     group.must_agree("the model's layout", int(layout.digest[:12], 16))

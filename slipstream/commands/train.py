@@ -60,6 +60,9 @@ def train(
     slots: Annotated[int, typer.Option(help="Elements sent of each 4096: 8, 16, 32, 64 or 128.")] = 64,
     local_steps: Annotated[int, typer.Option(min=1, help="Batches a push.")] = 1,
     fragments: Annotated[int, typer.Option(min=1, help="A push carries one of so many parts of the weights.")] = 1,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Of a synchronous group's workers; cuda: a GPU each, by NCCL.")
+    ] = "cpu",
     staleness: Annotated[int, typer.Option(min=1, help="Most pushes between a push and the weights behind it.")] = 16,
     lease_seconds: Annotated[float, typer.Option(help="A worker that is silent so long is lost.")] = 5.0,
     listen: Annotated[str, typer.Option(metavar="HOST", help="Several workers: where owners listen.")] = "127.0.0.1",
@@ -81,6 +84,8 @@ def train(
     from slipstream import logs
 
     logs.configure(log_level)
+    if device != "cpu" and (workers == 1 or exchange != "sync"):
+        raise typer.BadParameter("only --workers N --exchange sync trains on GPUs", param_hint="--device")
     settings = _settings(
         model=model,
         state=state,
@@ -150,6 +155,7 @@ def train(
             metrics_port=metrics_port,
             metrics_host=metrics_host,
             log_level=log_level,
+            device=device,
         )
         launcher = Launcher(config, workers, os.environ.get(fault_points.VARIABLE, ""))
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,7 @@
-"""What a rank of these tests runs: `python rank.py RANK SIZE STORE_FILE FOLDER`; leaves what it found in FOLDER."""
+"""What a rank of these tests runs: `python rank.py RANK SIZE STORE_FILE FOLDER DEVICE`.
+
+It leaves what it found in FOLDER.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from online_trainer.rounds.learner import Round, StepLearner
 from online_trainer.state import StateFolder
 from online_trainer.users import DedupeWindow, Histories
 from recommender.examples import Interaction
+from recommender.loading import Recommender
 from recommender.recipe import OnlineRecipe
 from streams.event_log import Record
 from tests.unit.online_trainer.conftest import click, small_model
@@ -37,6 +41,12 @@ FIRST, SECOND = range(6), range(6, 9)
 
 def arrival(partition: int, offset: int, event: Event, reason: Untrained | None = None) -> Arrival:
     return Arrival(Record("events", partition, offset, b"", b"", 0.0), event, reason)
+
+
+def model(group: RankGroup) -> Recommender:
+    recommender = small_model()
+    recommender.model.to(group.device)
+    return recommender
 
 
 def arrivals(numbers: range, partition: int) -> list[Arrival]:
@@ -54,12 +64,12 @@ def past(*partitions: int) -> Histories:
 
 def learned(group: RankGroup, recipe: OnlineRecipe, rule: Rule) -> dict[str, torch.Tensor]:
     """Weights after three rounds: of both ranks, of one alone, of none that may step."""
-    learner = StepLearner(small_model(), recipe, rule)
+    learner = StepLearner(model(group), recipe, rule)
     for number, own in enumerate(((FIRST, SECOND)[group.rank], range(9, 12) if group.rank == 0 else range(0))):
         mine, averaged = settle(group, arrivals(own, group.rank), DedupeWindow(100))
         learner.train(Round(number + 1, averaged, rule.compressed, False), mine, past(group.rank))
     before = {name: tensor.clone() for name, tensor in learner.state().items()}
-    again = StepLearner(small_model(), recipe, rule)
+    again = StepLearner(model(group), recipe, rule)
     again.load_state(before)
     _, averaged = settle(group, [], DedupeWindow(100))
     learner.train(Round(3, averaged, rule.compressed, False), [], past(group.rank))
@@ -69,7 +79,7 @@ def learned(group: RankGroup, recipe: OnlineRecipe, rule: Rule) -> dict[str, tor
     state = {name: tensor for name, tensor in learner.state().items() if not name.startswith("random.")}
     same = all(torch.equal(tensor, again.state()[name]) for name, tensor in state.items())
     weights = {name.removeprefix("model."): t.clone() for name, t in before.items() if name.startswith("model.")}
-    return weights | {"restored": torch.tensor(same)}
+    return {name: tensor.cpu() for name, tensor in weights.items()} | {"restored": torch.tensor(same)}
 
 
 def told(group: RankGroup) -> dict[str, Any]:
@@ -97,7 +107,7 @@ def told(group: RankGroup) -> dict[str, Any]:
 def committed(group: RankGroup, folder: Path) -> dict[str, Any]:
     """Outcomes of four commits, the third of which finds rank 1's disk full, and the numbers that stay."""
     state = StateFolder(folder / f"rank-{group.rank}")
-    learner = StepLearner(small_model(), RECIPES["whole"], Rule(compressed=False))
+    learner = StepLearner(model(group), RECIPES["whole"], Rule(compressed=False))
     progress = Progress(state, learner, 100, 100)
     progress.start_over({group.rank: 0})
     outcomes = []
@@ -130,9 +140,9 @@ def disagreed(group: RankGroup) -> str:
     return ""
 
 
-def main(rank: str, size: str, store: str, folder: str) -> None:
+def main(rank: str, size: str, store: str, folder: str, device: str) -> None:
     torch.set_num_threads(1)
-    group = RankGroup(int(rank), int(size), f"file://{store}", 60.0)
+    group = RankGroup(int(rank), int(size), f"file://{store}", 60.0, device)
     tensors = {
         f"{name}, {kind}": learned(group, recipe, Rule(compressed=kind == "compressed"))
         for name, recipe in RECIPES.items()

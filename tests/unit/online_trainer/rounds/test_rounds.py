@@ -23,13 +23,19 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "N
 Tensors = dict[str, dict[str, torch.Tensor]]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where both ranks have left what they found."""
+@pytest.fixture(
+    scope="module",
+    params=[
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="not two GPUs")),
+    ],
+)
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Where both ranks have left what they found; on two GPUs by NCCL."""
     folder = tmp_path_factory.mktemp("rounds")
     processes = [
         subprocess.Popen(
-            [sys.executable, str(RANK), str(rank), "2", str(folder / "store"), str(folder)],
+            [sys.executable, str(RANK), str(rank), "2", str(folder / "store"), str(folder), request.param],
             env=ENVIRONMENT, stderr=subprocess.PIPE,
         )
         for rank in range(2)
