@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
+import subprocess
+import sys
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -14,9 +16,11 @@ import pytest
 from online_trainer.checkpoint import Checkpoints
 from online_trainer.exchange.messages import Rule
 from online_trainer.fault_points import FaultPoint
+from online_trainer.ledger import read_rows
 from recommender.recipe import ONLINE
 from releases.fsspec_store import FsspecReleaseStore
 from slipstream.train_group import RANK_LOST
+from streams.broker import free_port
 from streams.kafka_log import KafkaEventLog
 from tests.integration.clicks import EVENTS, event, send, wait_until
 from tests.integration.test_trainer_group import ALL, SEED, fill, log, nth, verify
@@ -107,35 +111,39 @@ def test_ranks_hold_the_same_weights_and_train_every_event_once(
 
 
 @pytest.mark.timeout(120)
-def test_a_live_group_takes_what_waits_and_refuses_another_size(
+def test_the_command_trains_a_live_stream_and_refuses_another_number_of_workers(
     log: KafkaEventLog, clean_kafka: str, model_dir: Path, tmp_path: Path
 ) -> None:
-    live = TrainerGroup(
-        clean_kafka,
-        model_dir,
-        tmp_path,
-        "m",
-        synchronous=True,
-        stop_at_end=False,
-        publish_seconds=0.3,
-        publish_events=0,
-    )
-    store = FsspecReleaseStore(str(live.releases))
-    for number in range(EVENTS):
-        send(log, [event(number)])
-        time.sleep(0.01)
+    port = free_port()
+    arguments = [
+        "train", "--model", "m", "--model-dir", model_dir, "--kafka", clean_kafka, "--releases", tmp_path / "releases",
+        "--state", tmp_path / "m", "--train-from", "begin", "--exchange", "sync", "--publish-seconds", "0.3",
+        "--nice", "0",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "slipstream.cli", *map(str, arguments)]
+    live = subprocess.Popen([*command, "--workers", "2", "--metrics-port", str(port)])
+    store = FsspecReleaseStore(str(tmp_path / "releases"))
+    try:
+        for number in range(EVENTS):
+            send(log, [event(number)])
+            time.sleep(0.01)
 
-    def covered() -> int:
-        versions = store.versions("m")
-        return sum(store.manifest("m", versions[-1]).offsets.values()) if versions else 0
+        def covered() -> int:
+            versions = store.versions("m")
+            return sum(store.manifest("m", versions[-1]).offsets.values()) if versions else 0
 
-    wait_until(lambda: covered() == EVENTS, "a release that covers every event")
-    assert live.stop() == 0
-    assert live.launcher.deaths == []
-    ids = Counter(row.event_id for row in live.rows())
-    assert ids == Counter(f"e{number}" for number in range(EVENTS))
-    three = TrainerGroup(clean_kafka, model_dir, tmp_path, "m", workers=3, synchronous=True)
-    assert three.finish() == 4
-    single = tmp_path / "m"
-    shutil.copy(single / "rank-0" / "journal.jsonl", single / "journal.jsonl")
-    assert TrainerGroup(clean_kafka, model_dir, tmp_path, "m", synchronous=True).finish() == 4
+        wait_until(lambda: covered() == EVENTS, "a release that covers every event", 60)
+        metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        live.terminate()
+        assert live.wait(30) == 0
+    finally:
+        live.kill()
+    ledgers = sorted((tmp_path / "m").glob("rank-*/prequential.jsonl"))
+    rows = [row for ledger in ledgers for row in read_rows(ledger)]
+    assert Counter(row.event_id for row in rows) == Counter(f"e{number}" for number in range(EVENTS))
+    trained = sum(row.trained for row in rows)
+    assert f"slipstream_trainer_examples_total {float(trained)}" in metrics
+    assert f'slipstream_trainer_untrained_total{{reason="unknown_item"}} {float(EVENTS - trained)}' in metrics
+    assert 'slipstream_exchange_compute_seconds_total{worker="worker-1"}' in metrics
+    three = subprocess.run([*command, "--workers", "3"], capture_output=True, text=True, timeout=60)
+    assert three.returncode == 4 and "start as many workers as before" in three.stderr

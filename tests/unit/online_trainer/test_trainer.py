@@ -311,3 +311,9 @@ def test_a_state_folder_of_another_model_or_log_is_refused(world: World, run: Ru
         records.clear()
     with pytest.raises(StateDoesNotFit, match="this is another log"):
         world.trainer()
+
+
+def test_the_state_of_a_synchronous_group_is_left_to_it(world: World) -> None:
+    (world.folder / "state" / "rank-0").mkdir(parents=True)
+    with pytest.raises(StateDoesNotFit, match="--exchange sync"):
+        world.trainer()
