@@ -35,7 +35,9 @@ def train(
             "partition to offset.",
         ),
     ] = "end",
-    batch_events: Annotated[int, typer.Option(help="A batch closes at so many waiting events …")] = 64,
+    batch_events: Annotated[
+        int, typer.Option(help="A batch closes at so many waiting events, a worker's at its share of them …")
+    ] = 64,
     linger_seconds: Annotated[float, typer.Option(help="… or once the oldest has waited so long.")] = 0.2,
     publish_seconds: Annotated[float, typer.Option(help="A release at most every so often; 0: not by time.")] = 2.0,
     publish_events: Annotated[int, typer.Option(help="A release every so many events; 0: not by count.")] = 0,
@@ -120,12 +122,10 @@ def train(
         rounds = exchange == "sync"
         if rounds and owners > 1:
             raise typer.BadParameter("a synchronous group has no owners", param_hint="--owners")
-        settings = dataclasses.replace(
-            settings,
-            recipe=settings.recipe.shared_by(workers, rounds=rounds),
-            # A round of all is one worker's batch.
-            batch_events=-(-batch_events // workers) if rounds else batch_events,
-        )
+        # What one worker would do with a batch, all do with it together.
+        share = -(-batch_events // workers)
+        recipe = settings.recipe.shared_by(workers, rounds=rounds)
+        settings = dataclasses.replace(settings, recipe=recipe, batch_events=share)
         rule = Rule(
             compressed=compress is not False,
             choose=compress is None,
@@ -138,7 +138,7 @@ def train(
             staleness_bound=max(staleness, workers),
             staleness_power=rule.staleness_power,
             lease_seconds=lease_seconds,
-            batch_events=batch_events,
+            batch_events=share,
         )
         ports = [listen_port + number if listen_port else free_port() for number in range(owners)]
         config = GroupConfig(
