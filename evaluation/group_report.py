@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from recommender.prequential import frozen
 from recommender.recipe import ONLINE, OnlineRecipe
 
 Floats = NDArray[np.float64]
+_BATCH_EVENTS = 64
+"""Of all workers' batches together, as `slipstream train` shares them."""
 _CHECKPOINTS = 8
 _REACH = 0.98
 _RESAMPLES = 2000
@@ -39,12 +41,12 @@ def runs() -> list[Run]:
             GroupRun("async" + suffix, rule=dense, slow=dict(slowness)),
             GroupRun("async compressed" + suffix, rule=compressed, slow=dict(slowness)),
         ]
-    return [
-        *found,
+    found += [
         RoundsRun("sync compressed", rule=compressed),
         RoundsRun("sync of three, straggler", workers=3, rule=dense, slow=dict(slow)),
         GroupRun("async of three, straggler, balanced", workers=3, rule=dense, slow=dict(slow), balanced=True),
     ]
+    return [replace(run, batch_events=-(-_BATCH_EVENTS // run.workers)) for run in found]
 
 
 def recipe_of(run: Run, recipe: OnlineRecipe = ONLINE) -> OnlineRecipe:

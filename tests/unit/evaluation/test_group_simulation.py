@@ -58,6 +58,7 @@ def test_workers_share_the_recipe_as_the_trainer_shares_it_and_another_one_is_ke
     found = {run.name: run for run in runs()}
     assert recipe_of(found["sync"]) == ONLINE.shared_by(2, rounds=True)
     assert recipe_of(found["async of three, straggler, balanced"]) == ONLINE.shared_by(3)
+    assert {run.workers: run.batch_events for run in runs()} == {2: 32, 3: 22}
     names = {file_name(run, model, 0, 60, 20) for run in runs() for model in ("a", "b")}
     assert len(names) == 2 * len(found)
     changed = RoundsRun("sync", rule=Rule(compressed=False, slots=32))
