@@ -28,6 +28,8 @@ _CHECKPOINTS = 8
 _REACH = 0.98
 _RESAMPLES = 2000
 _GRID = 50
+LIKE_FOR_LIKE = "sync, the compressed one's optimizer"
+"""Dense, by the optimizer that compressed rounds have: what compression alone costs."""
 
 
 def runs() -> list[Run]:
@@ -43,6 +45,7 @@ def runs() -> list[Run]:
         ]
     found += [
         RoundsRun("sync compressed", rule=compressed),
+        RoundsRun(LIKE_FOR_LIKE, rule=msgspec.structs.replace(dense, choose=True)),
         RoundsRun("sync of three, straggler", workers=3, rule=dense, slow=dict(slow)),
         GroupRun("async of three, straggler, balanced", workers=3, rule=dense, slow=dict(slow), balanced=True),
     ]
@@ -51,7 +54,10 @@ def runs() -> list[Run]:
 
 def recipe_of(run: Run, recipe: OnlineRecipe = ONLINE) -> OnlineRecipe:
     """What each of its workers does, as `slipstream train` shares `recipe` among them."""
-    return recipe.shared_by(run.workers, rounds=isinstance(run, RoundsRun))
+    # A rule that may choose to compress has the optimizer for that.
+    return recipe.shared_by(
+        run.workers, rounds=isinstance(run, RoundsRun), compressed=run.rule.compressed or run.rule.choose
+    )
 
 
 def file_name(run: Run, model: str, seed: int, events: int, test_events: int) -> str:
@@ -190,6 +196,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
         ("async compressed, straggler", "sync"),
         ("sync compressed", "sync"),
         ("async compressed", "sync"),
+        ("sync compressed", LIKE_FOR_LIKE),
     ):
         value, low = ratio(results[name], results[baseline])
         add(f"final NDCG@10, {name}", value, 0.995, baseline)

@@ -16,6 +16,7 @@ from recommender.examples import OnlineBatch
 from recommender.loading import Recommender, checkpoint_tensors, load_tensors
 from recommender.recipe import OnlineRecipe
 from recommender.replay import Past, replay_windows
+from recommender.tensor_adamw import TensorAdamW
 from recommender.training import batch_log_probabilities, online_loss
 from recommender.windows import last_windows, window_batch, window_loss
 
@@ -52,7 +53,8 @@ class OnlineModel:
         self._learning = Recommender(model, recommender.vocabulary, recommender.prompt)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._random = self._next_random = torch.Generator().manual_seed(recipe.seed).get_state()
-        self._optimizer = torch.optim.AdamW(
+        kind = TensorAdamW if recipe.second_moment == "tensor" else torch.optim.AdamW
+        self._optimizer: torch.optim.Optimizer = kind(
             model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
         )
 
@@ -179,6 +181,9 @@ class OnlineModel:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Become what `state` was. Raises ValueError for another model's or recipe's; nothing has changed then."""
+        kinds = {name.removeprefix(_OPTIMIZER).partition(".")[0] for name in state if name.startswith(_OPTIMIZER)}
+        if kinds and ("mean_square" in kinds) != (self._recipe.second_moment == "tensor"):
+            raise ValueError("the state was written by a recipe with another `second_moment`; go on with the same")
         parts: dict[str, dict[str, Tensor]] = {_SERVING: {}, _LEARNING: {}}
         for name, tensor in state.items():
             for prefix, tensors in parts.items():

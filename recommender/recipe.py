@@ -6,6 +6,7 @@ benchmarks/2026-11-24-recipe.md has the ablation.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import msgspec
 
@@ -55,6 +56,7 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         learning_rate: AdamW's, constant: a stream has no end to decay towards.
         betas, weight_decay: AdamW's, as in pre-training.
+        second_moment: of each element, as AdamW's, or one of each tensor: see `shared_by`.
         clip_norm: gradients are scaled down to this L2 norm.
         dropout: as in pre-training, while a step is taken; scores have none.
         replay_windows: windows of past users' events that each step also learns; 0 for none.
@@ -69,6 +71,7 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     learning_rate: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.98)
+    second_moment: Literal["element", "tensor"] = "element"
     weight_decay: float = 0.1
     clip_norm: float = 5.0
     dropout: float = 0.2
@@ -84,19 +87,32 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if self.replay_windows < 0:
             raise ValueError(f"replay_windows={self.replay_windows}: take 0 (none) or more")
 
-    def shared_by(self, workers: int, rounds: bool = False) -> OnlineRecipe:
+    def shared_by(self, workers: int, rounds: bool = False, compressed: bool = False) -> OnlineRecipe:
         """What each of several workers of one stream does, so that together they do what one would.
 
         Each has a share of the events in a batch, and replays a share of the past. Asynchronous pushes are steps of
-        their own, `workers` times as many: their rate is lower by the square root (a smaller batch's gradient is
-        noisier by as much; Malladi et al. 2022), and the average keeps as much a second. Pushes of `rounds` are
-        averaged into one step.
+        their own, `workers` times as many: a new event weighs as much more in each, their rate is lower by the square
+        root (a smaller batch's gradient is noisier by as much; Malladi et al. 2022), and the average keeps as much a
+        second. In `rounds` the gradients of all are averaged into one step (`OnlineModel.gradients` weighs them).
+
+        Args:
+            compressed: the rounds' gradients may go compressed. Error feedback saves an element up for tens of steps
+                and then sends it at once: AdamW would take that for a large gradient, divide it away, and carry it on
+                as momentum. One second moment a tensor and no momentum do not (benchmarks/2026-11-27-async.md).
         """
         share = msgspec.structs.replace(self, replay_windows=-(-self.replay_windows // workers))
         if rounds:
-            return share
-        rate, average = self.learning_rate / math.sqrt(workers), self.average ** (1 / workers)
-        return msgspec.structs.replace(share, learning_rate=rate, average=average)
+            return (
+                msgspec.structs.replace(share, second_moment="tensor", betas=(0.0, self.betas[1]))
+                if compressed
+                else share
+            )
+        return msgspec.structs.replace(
+            share,
+            event_weight=self.event_weight * workers,
+            learning_rate=self.learning_rate / math.sqrt(workers),
+            average=self.average ** (1 / workers),
+        )
 
 
 ONLINE = OnlineRecipe()

@@ -124,7 +124,8 @@ def train(
             raise typer.BadParameter("a synchronous group has no owners", param_hint="--owners")
         # What one worker would do with a batch, all do with it together.
         share = -(-batch_events // workers)
-        recipe = settings.recipe.shared_by(workers, rounds=rounds)
+        gradients = local_steps == fragments == 1
+        recipe = settings.recipe.shared_by(workers, rounds, compressed=gradients and compress is not False)
         settings = dataclasses.replace(settings, recipe=recipe, batch_events=share)
         rule = Rule(
             compressed=compress is not False,

@@ -38,6 +38,8 @@ class TrainerGroup:
         **settings: Any,
     ) -> None:
         recipe = msgspec.structs.replace(ONLINE, replay_windows=4)
+        if synchronous and rule is not None and (rule.compressed or rule.choose):
+            recipe = recipe.shared_by(workers, rounds=True, compressed=True)
         chosen: dict[str, Any] = {
             "train_from": "begin", "batch_events": 16, "linger_seconds": 0.05, "publish_seconds": 0.0,
             "publish_events": 48, "keep_releases": 1000, "stop_at_end": True, "recipe": recipe,

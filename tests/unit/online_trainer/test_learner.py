@@ -53,23 +53,36 @@ def test_scores_are_those_of_the_weights_before_the_step(model: Recommender) -> 
     assert not torch.allclose(torch.from_numpy(before), score_histories(model, histories))
 
 
-def test_a_restored_learner_goes_on_bit_for_bit() -> None:
+@pytest.mark.parametrize(
+    ("recipe", "moment"),
+    [(ONLINE, "exp_avg_sq"), (ONLINE.shared_by(2, rounds=True, compressed=True), "mean_square")],
+)
+def test_a_restored_learner_goes_on_bit_for_bit(recipe: OnlineRecipe, moment: str) -> None:
     def steps(learner: Learner, shifts: list[int]) -> dict[str, torch.Tensor]:
         for shift in shifts:
             learner.step(updates(shift), past)
         return {name: tensor.clone() for name, tensor in learner.state().items()}
 
     torch.manual_seed(4)
-    whole = steps(Learner(small_model(), ONLINE), [0, 1, 2, 3])
+    whole = steps(Learner(small_model(), recipe), [0, 1, 2, 3])
     torch.manual_seed(4)
-    half = steps(Learner(small_model(), ONLINE), [0, 1])
-    again = Learner(small_model(), ONLINE)
+    half = steps(Learner(small_model(), recipe), [0, 1])
+    again = Learner(small_model(), recipe)
     steps(again, [7, 8, 9])
     again.load_state(half)
     rest = steps(again, [2, 3])
     assert rest.keys() == whole.keys()
     assert all(torch.equal(rest[name], whole[name]) for name in whole)
-    assert any("exp_avg_sq" in name for name in whole)
+    assert any(moment in name for name in whole)
+
+
+def test_another_optimizer_s_state_is_refused_and_changes_nothing() -> None:
+    one, other = (Learner(small_model(), r) for r in (ONLINE, ONLINE.shared_by(2, rounds=True, compressed=True)))
+    one.step(updates(), past)
+    before = {name: tensor.clone() for name, tensor in other.state().items()}
+    with pytest.raises(ValueError, match="second_moment"):
+        other.load_state(one.state())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state().items())
 
 
 def test_a_batch_without_a_known_item_changes_nothing(model: Recommender) -> None:

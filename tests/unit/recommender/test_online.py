@@ -45,8 +45,12 @@ def test_workers_that_share_a_stream_share_its_replay_and_lower_their_rates() ->
     assert pair.replay_windows * 2 == ONLINE.replay_windows
     assert pair.learning_rate**2 * 2 == pytest.approx(ONLINE.learning_rate**2)
     assert pair.average**2 == pytest.approx(ONLINE.average)
+    # Half the events in a push, each of which counts twice against the replayed past: two pushes do what a batch does.
+    assert pair.event_weight == 2 * ONLINE.event_weight
     rounds = ONLINE.shared_by(2, rounds=True)
     assert rounds == msgspec.structs.replace(ONLINE, replay_windows=16)
+    compressed = ONLINE.shared_by(2, rounds=True, compressed=True)
+    assert (compressed.second_moment, compressed.betas) == ("tensor", (0.0, ONLINE.betas[1]))
     assert msgspec.structs.replace(ONLINE, replay_windows=3, average=0.0).shared_by(2).replay_windows == 2
 
 

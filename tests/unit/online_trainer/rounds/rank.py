@@ -33,8 +33,12 @@ from tests.unit.online_trainer.conftest import click, small_model
 
 RECIPES = {
     "replay": OnlineRecipe(dropout=0.0, average=0.5, replay_windows=4, learning_rate=0.01, whole_windows=False),
+    "replay, one moment a tensor": OnlineRecipe(
+        dropout=0.0, average=0.5, replay_windows=4, learning_rate=0.01, whole_windows=False, second_moment="tensor",
+        betas=(0.0, 0.98),
+    ),
     "whole": OnlineRecipe(dropout=0.0, average=0.0, replay_windows=0, learning_rate=0.01, whole_windows=False),
-}
+}  # fmt: skip
 FIRST, SECOND = range(6), range(6, 9)
 """Events of rank 0's and of rank 1's partition, whose users differ."""
 
