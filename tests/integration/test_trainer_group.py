@@ -25,8 +25,8 @@ from tests.integration.trainer_group import TrainerGroup
 from tests.kafka_fixtures import kafka_nodes
 
 pytestmark = pytest.mark.kafka
-SINGLE = ("plan.", "batch.collected", "batch.stepped", "start.restored", "start.announced", "commit.old-removed")
-"""Only a single worker passes these, or only a second start does."""
+SINGLE = ("plan.", "round.", "batch.collected", "batch.stepped", "start.restored", "start.announced", "commit.old-removed")
+"""Only a single worker or a synchronous rank passes these, or only a second start does."""
 NOT_HERE = ("publish.old-removed", "worker.left")
 """Only a long run passes the one; the other is the end of a worker, and nobody starts it again then."""
 GROUP_POINTS = [point for point in FaultPoint if not point.startswith(SINGLE + NOT_HERE)]
