@@ -24,7 +24,7 @@ _EVENTS_FIRST: dict[str, Any] = {
 _STREAM: tuple[dict[str, Any], ...] = (
     {},
     {"online": _MUCH_REPLAY},
-    {"model": {"copying": False}, "pretrain": {"epochs": 40.0, "dropout": 0.5}, "online": _SMALL_STEPS},
+    {"model": {"copying": 0.0}, "pretrain": {"epochs": 40.0, "dropout": 0.5}, "online": _SMALL_STEPS},
     {
         "model": {"preset": "wide"},
         "pretrain": {
@@ -41,7 +41,7 @@ _STREAM: tuple[dict[str, Any], ...] = (
 )
 _LEAVE_ONE_OUT: tuple[dict[str, Any], ...] = (
     {},
-    {"model": {"copying": False}, "pretrain": {"epochs": 40.0, "dropout": 0.5}},
+    {"model": {"copying": 0.0}, "pretrain": {"epochs": 40.0, "dropout": 0.5}},
     {"pretrain": {"epochs": 30.0, "batch_rows": 128}},
     {"pretrain": {"epochs": 40.0, "batch_rows": 128, "dropout": 0.3}},
     {

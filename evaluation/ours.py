@@ -22,7 +22,7 @@ from online_trainer.learner import Learner
 from online_trainer.users import Histories
 from recommender.cold_start import add_items
 from recommender.examples import Interaction, UserUpdate
-from recommender.initialise import preset_recommender
+from recommender.initialise import COPY_GAIN, preset_recommender
 from recommender.loading import Recommender
 from recommender.recipe import ONLINE, OnlineRecipe
 from recommender.scoring import score_items
@@ -150,7 +150,9 @@ class OnlineScorer(ModelScorer):
         return UserUpdate(history, events)
 
 
-def newborn(past: Timeline, preset: str, seed: int, window: int | None = None, copying: bool = True) -> Recommender:
+def newborn(
+    past: Timeline, preset: str, seed: int, window: int | None = None, copying: float = COPY_GAIN
+) -> Recommender:
     """Random weights over the items that have an event in `past`; every other item of the catalogue has a slot.
 
     `window` and `copying` as `preset_recommender` takes them.

@@ -16,6 +16,7 @@ from recommender.vocabulary import ItemVocabulary
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
+COPY_GAIN, COPY_SHARPNESS = 0.7, 0.2
 PAD_TOKEN, BOS_TOKEN, FIRST_ITEM_TOKEN = 0, 1, 2
 """Tokens of an item-only model."""
 
@@ -26,13 +27,14 @@ def preset_recommender(
     seed: int = 0,
     reserved_slots: int | None = None,
     window: int | None = None,
-    copying: bool = True,
+    copying: float = COPY_GAIN,
 ) -> Recommender:
     """An item-only model of a preset's size with random weights: prompts are `[BOS] item item …`.
 
     Args:
         window: items of history in a prompt; None for the preset's.
-        copying: start the first layer's attention with `start_by_copying` where its shape allows.
+        copying: gain of `start_by_copying`, where the shape of the first layer's attention allows that; 0 for a random
+            start.
 
     Raises:
         ValueError: no such preset, no items, or an item twice.
@@ -50,14 +52,11 @@ def preset_recommender(
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(qwen3_config(preset, vocabulary, prompt.max_tokens, BOS_TOKEN))
     if copying and preset.num_heads * preset.head_dim == preset.num_kv_heads * preset.head_dim == preset.hidden_size:
-        start_by_copying(model)
+        start_by_copying(model, copying)
     return Recommender(model.eval(), vocabulary, prompt)
 
 
-COPY_GAIN, COPY_SHARPNESS = 0.7, 0.2
-
-
-def start_by_copying(model: Qwen3ForCausalLM) -> None:
+def start_by_copying(model: Qwen3ForCausalLM, gain: float = COPY_GAIN) -> None:
     """Let the first layer hand on the mean of what stands before, so that training need not find that out.
 
     Value and output projections start as multiples of the identity, and queries and keys so small that all positions
@@ -65,9 +64,15 @@ def start_by_copying(model: Qwen3ForCausalLM) -> None:
     mean of its embeddings against every item's, as in FISM: Kabbur, Ning & Karypis, KDD 2013), and what is in it
     first of all. NDCG@10 on 70-80 % of the timeline: ML-100K 0.096 to 0.100, Online Retail 0.038 to 0.044
     (benchmarks/2026-11-24-recipe-copying.md).
+
+    Args:
+        gain: of the value and of the output projection, so that what is handed on is the mean times its square. The
+            mean of a long history is short (n unlike embeddings: 1/√n of one), and what each of its items adds must
+            stand out from chance likeness (1/√d): `wide` models over long histories want 2 and more
+            (benchmarks/2026-11-27-own-frequency.md).
     """
     attention = model.model.layers[0].self_attn
     with torch.no_grad():
         for projection in (attention.v_proj, attention.o_proj):
-            torch.nn.init.eye_(projection.weight).mul_(COPY_GAIN)
+            torch.nn.init.eye_(projection.weight).mul_(gain)
         attention.q_norm.weight.fill_(COPY_SHARPNESS)

@@ -25,7 +25,15 @@ from tests.integration.trainer_group import TrainerGroup
 from tests.kafka_fixtures import kafka_nodes
 
 pytestmark = pytest.mark.kafka
-SINGLE = ("plan.", "round.", "batch.collected", "batch.stepped", "start.restored", "start.announced", "commit.old-removed")
+SINGLE = (
+    "plan.",
+    "round.",
+    "batch.collected",
+    "batch.stepped",
+    "start.restored",
+    "start.announced",
+    "commit.old-removed",
+)
 """Only a single worker or a synchronous rank passes these, or only a second start does."""
 NOT_HERE = ("publish.old-removed", "worker.left")
 """Only a long run passes the one; the other is the end of a worker, and nobody starts it again then."""

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from contracts.item import Item
-from recommender.initialise import preset_recommender
+from recommender.initialise import COPY_GAIN, preset_recommender
 from recommender.loading import Recommender, checkpoint_tensors, load_recommender, load_tensors, save_recommender
 from recommender.scoring import score_histories
 
@@ -90,12 +90,12 @@ def test_a_model_starts_by_ranking_what_is_in_the_history(items: list[Item]) -> 
     many = [Item(item_id=f"m{number}") for number in range(300)]
     history = [f"m{number}" for number in range(40, 60)]
 
-    def hits(copying: bool) -> int:
+    def hits(copying: float) -> int:
         scores = score_histories(preset_recommender("wide", many, seed=5, copying=copying), [history])[0]
         return sum(40 <= item < 60 for item in scores.topk(20).indices.tolist())
 
-    assert hits(True) >= 15, "chance is 1.3"
-    assert hits(False) <= 5
+    assert hits(COPY_GAIN) >= 15, "chance is 1.3"
+    assert hits(0.0) <= 5
     assert preset_recommender("tiny", items, window=7).prompt.window == 7
 
 
