@@ -51,6 +51,7 @@ def test_workers_that_share_a_stream_share_its_replay_and_lower_their_rates() ->
     assert rounds == msgspec.structs.replace(ONLINE, replay_windows=16)
     compressed = ONLINE.shared_by(2, rounds=True, compressed=True)
     assert (compressed.second_moment, compressed.betas) == ("tensor", (0.0, ONLINE.betas[1]))
+    assert ONLINE.shared_by(2, compressed=True).second_moment == "tensor" != pair.second_moment
     assert msgspec.structs.replace(ONLINE, replay_windows=3, average=0.0).shared_by(2).replay_windows == 2
 
 

@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_run_is_refused(items: list[Item], past: Timelin
 def test_it_learns_to_walk(items: list[Item], past: Timeline) -> None:
     recommender = preset_recommender("tiny", items)
     before = score_histories(recommender, [["i4", "i5"]])[0, [6, 7]].exp().sum()
-    pretrain(Pretrainer(recommender, past, msgspec.structs.replace(SETTINGS, epochs=15)))
+    pretrain(Pretrainer(recommender, past, msgspec.structs.replace(SETTINGS, epochs=20)))
     after = score_histories(recommender, [["i4", "i5"]])[0, [6, 7]].exp().sum()
     assert before < 0.2 < 0.35 < after
     assert not recommender.model.training
