@@ -58,10 +58,9 @@ def runs() -> list[Run]:
 
 def recipe_of(run: Run, recipe: OnlineRecipe = ONLINE) -> OnlineRecipe:
     """What each of its workers does, as `slipstream train` shares `recipe` among them."""
+    rounds = isinstance(run, RoundsRun)
     # A rule that may choose to compress has the optimizer for that.
-    return recipe.shared_by(
-        run.workers, rounds=isinstance(run, RoundsRun), compressed=run.rule.compressed or run.rule.choose
-    )
+    return recipe.shared_by(run.workers, rounds, compressed=rounds and (run.rule.compressed or run.rule.choose))
 
 
 def file_name(run: Run, model: str, seed: int, events: int, test_events: int) -> str:

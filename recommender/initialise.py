@@ -16,7 +16,7 @@ from recommender.vocabulary import ItemVocabulary
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
-COPY_GAIN, COPY_SHARPNESS = 2.0, 0.2
+COPY_GAIN, COPY_SHARPNESS = 0.7, 0.2
 PAD_TOKEN, BOS_TOKEN, FIRST_ITEM_TOKEN = 0, 1, 2
 """Tokens of an item-only model."""
 
@@ -68,8 +68,8 @@ def start_by_copying(model: Qwen3ForCausalLM, gain: float = COPY_GAIN) -> None:
     Args:
         gain: of the value and of the output projection, so that what is handed on is the mean times its square. The
             mean of a long history is short (n unlike embeddings: 1/√n of one), and what each of its items adds must
-            stand out from chance likeness (1/√d). 2 for 0.7: latest-small 0.0587 to 0.0622, ML-100K 0.1026 to 0.1038
-            (benchmarks/2026-11-27-own-frequency.md).
+            stand out from chance likeness (1/√d). 2 for 0.7: latest-small 0.0587 to 0.0622, ML-100K 0.1026 to 0.1038,
+            frozen (benchmarks/2026-11-27-own-frequency.md).
     """
     attention = model.model.layers[0].self_attn
     with torch.no_grad():

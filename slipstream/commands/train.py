@@ -124,8 +124,8 @@ def train(
             raise typer.BadParameter("a synchronous group has no owners", param_hint="--owners")
         # What one worker would do with a batch, all do with it together.
         share = -(-batch_events // workers)
-        may_compress = compress is not False and local_steps == fragments == 1
-        recipe = settings.recipe.shared_by(workers, rounds, may_compress)
+        gradients = rounds and compress is not False and local_steps == fragments == 1
+        recipe = settings.recipe.shared_by(workers, rounds, compressed=gradients)
         settings = dataclasses.replace(settings, recipe=recipe, batch_events=share)
         rule = Rule(
             compressed=compress is not False,

@@ -50,7 +50,7 @@ def train_worker(
 
     config = GroupConfig(
         settings=TrainerSettings(
-            model=model, state=Path(), linger_seconds=linger_seconds, recipe=ONLINE.shared_by(workers, compressed=True)
+            model=model, state=Path(), linger_seconds=linger_seconds, recipe=ONLINE.shared_by(workers)
         ),
         group=GroupSettings(),
         rule=Rule(),
