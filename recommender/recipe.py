@@ -97,8 +97,8 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
         Args:
             compressed: the rounds' gradients may go compressed. Error feedback saves an element up for tens of steps
-                and then sends it at once: AdamW would take that for a large gradient, divide it away, and carry it on as
-                momentum. One second moment a tensor and no momentum do not (benchmarks/2026-11-27-async.md).
+                and then sends it at once: AdamW would take that for a large gradient, divide it away, and carry it on
+                as momentum. One second moment a tensor and no momentum do not (benchmarks/2026-11-27-async.md).
         """
         share = msgspec.structs.replace(self, replay_windows=-(-self.replay_windows // workers))
         if compressed:
