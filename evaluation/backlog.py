@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import heapq
 from collections import deque
 from collections.abc import Collection, Iterable
@@ -15,7 +14,6 @@ from catalogue.replay import Timeline
 from online_trainer.exchange.messages import Rule
 from online_trainer.users import Histories
 from recommender.examples import Interaction, UserUpdate
-from recommender.loading import Recommender
 
 PARTITIONS = 12
 _HISTORY = 1000
@@ -112,8 +110,3 @@ class Backlog:
 
     def _event(self, position: int) -> Interaction:
         return Interaction(self._items[self._line.item[position]], float(self._line.timestamp[position]))
-
-
-def own_copy(recommender: Recommender) -> Recommender:
-    """A worker's, with weights of its own."""
-    return Recommender(copy.deepcopy(recommender.model), recommender.vocabulary, recommender.prompt)

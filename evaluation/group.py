@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from catalogue.replay import Timeline
-from evaluation.backlog import PARTITIONS, Backlog, Checkpoint, Run, own_copy
+from evaluation.backlog import PARTITIONS, Backlog, Checkpoint, Run
+from evaluation.ours import own_copy
 from online_trainer.exchange import payloads
 from online_trainer.exchange.layout import bind
 from online_trainer.exchange.messages import Measured, Push, Ranges

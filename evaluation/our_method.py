@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from evaluation.methods import Fit, Method, Settings
-from evaluation.ours import ModelScorer, OnlineScorer, OnlineSettings, newborn
+from evaluation.ours import ModelScorer, OnlineScorer, OnlineSettings, newborn, own_copy
 from evaluation.retraining import RetrainedScorer, Retraining, Start
 from evaluation.scorer import Scorer
 from recommender.loading import Recommender
@@ -36,7 +35,7 @@ class Ours(Method):
         """`ours-frozen`, and `ours-online` where there is a stream: both start from the same weights."""
         recommender = self.pretrained(fit, settings)
         dataset = fit.past.dataset
-        scorers: dict[str, Scorer] = {"ours-frozen": ModelScorer(_copy(recommender), dataset)}
+        scorers: dict[str, Scorer] = {"ours-frozen": ModelScorer(own_copy(recommender), dataset)}
         if self._online:
             scorers["ours-online"] = OnlineScorer(
                 recommender, fit.past, online_settings(settings.get("online", {}), fit.seed)
@@ -85,7 +84,3 @@ def online_settings(given: Mapping[str, Any], seed: int = 0) -> OnlineSettings:
 def _pretrain_settings(fit: Fit, settings: Settings) -> PretrainSettings:
     given = {**msgspec.to_builtins(PRETRAIN), **settings.get("pretrain", {}), "seed": fit.seed}
     return msgspec.convert(given, PretrainSettings)
-
-
-def _copy(recommender: Recommender) -> Recommender:
-    return Recommender(copy.deepcopy(recommender.model), recommender.vocabulary, recommender.prompt)

@@ -6,6 +6,7 @@ one gets a reserved token, started from items of like title, once its first even
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -161,3 +162,8 @@ def newborn(
     born = np.unique(past.item)
     slots = max(64, len(items) - len(born))
     return preset_recommender(preset, [items[item] for item in born], seed, slots, window, copying)
+
+
+def own_copy(recommender: Recommender) -> Recommender:
+    """The same, with weights of its own."""
+    return Recommender(copy.deepcopy(recommender.model), recommender.vocabulary, recommender.prompt)

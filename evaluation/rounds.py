@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from catalogue.replay import Timeline
-from evaluation.backlog import PARTITIONS, Backlog, Checkpoint, Run, own_copy
+from evaluation.backlog import PARTITIONS, Backlog, Checkpoint, Run
+from evaluation.ours import own_copy
 from kernels.compress import compress
 from kernels.decompress_accumulate import decompress_accumulate
 from online_trainer.exchange.layout import FlatLayout

@@ -175,7 +175,7 @@ class Rank:
         if self._round_ended:
             self._balance(agreed)
         self._round_ended = False
-        self._said = Word(*self._said)._replace(trained=0)
+        self._said = self._said._replace(trained=0)
         return agreed
 
     def _word(self, last: bool) -> Word:
