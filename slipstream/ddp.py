@@ -81,10 +81,11 @@ def compressed_gradients(state: CompressedGradients, bucket: GradBucket) -> torc
     gradient = bucket.buffer()
     dense = state.steps < state.dense_steps
     state.steps += bucket.is_last()
+    out = gradient if gradient.dtype == torch.float32 else None
     if dense:
-        mean = dense_mean(gradient, state.group)
+        mean = dense_mean(gradient, state.group, out)
     else:
-        mean = compressed_mean(gradient, state.residual_of(bucket), state.spec, state.group)
+        mean = compressed_mean(gradient, state.residual_of(bucket), state.spec, state.group, out=out)
     return mean.then(lambda future: future.value().to(gradient.dtype))
 
 

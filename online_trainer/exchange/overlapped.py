@@ -163,7 +163,7 @@ class OverlappedGradients:
             self._start(bucket)
         for bucket in self._buckets:
             assert bucket.mean is not None, "started above"  # noqa: S101
-            bucket.flat.copy_(bucket.mean.wait())
+            bucket.mean.wait()
             for parameter, view in zip(bucket.parameters, bucket.views, strict=True):
                 parameter.grad = view
         self._measure(asked, time.perf_counter())
@@ -206,13 +206,13 @@ class OverlappedGradients:
         bucket.started = time.perf_counter()
         if self._compressed:
             assert bucket.residual is not None, "made for a rule that may compress"  # noqa: S101
-            mean = compressed_mean(bucket.flat, bucket.residual, self._spec, self._group, self._count)
+            mean = compressed_mean(bucket.flat, bucket.residual, self._spec, self._group, self._count, bucket.flat)
         else:
             if bucket.residual is not None:
                 # What compression kept back before dense was chosen goes along, once.
                 bucket.flat.add_(bucket.residual)
                 bucket.residual.zero_()
-            mean = dense_mean(bucket.flat, self._group)
+            mean = dense_mean(bucket.flat, self._group, bucket.flat)
         self.sent_bytes += self._wire_bytes(bucket)
         bucket.encoded = time.perf_counter()
 

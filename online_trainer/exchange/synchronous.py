@@ -98,7 +98,7 @@ class SynchronousExchange(GradientExchange):
             moved = 2 * 2 * update.numel() * (size - 1) // size
             total = update + residual
             torch.sub(total, total.bfloat16().float(), out=residual)
-            future = dense_mean(total, self._group)
+            future = dense_mean(total, self._group, total)
         started = time.monotonic()
         mean = future.wait()
         self._waited += time.monotonic() - started
