@@ -39,7 +39,7 @@ def dense_mean(update: Tensor, group: Group = None, out: Tensor | None = None) -
     into = torch.empty_like(update, dtype=torch.float32) if out is None else out
     if size != 2 or sent.numel() > _ONE_ROUND:
         work = dist.all_reduce(sent.div_(size), group=group, async_op=True)
-        return after(work, sent.device, lambda: into.copy_(sent))
+        return after(work, (sent,), lambda: into.copy_(sent))
     received = sent.new_empty(2 * sent.numel())
     work = _all_gather(received, sent, group=group, async_op=True)
 
@@ -47,7 +47,7 @@ def dense_mean(update: Tensor, group: Group = None, out: Tensor | None = None) -
         one, other = received.view(2, -1)
         return into.copy_(one).add_(other).mul_(0.5)
 
-    return after(work, sent.device, mean)
+    return after(work, (received, sent), mean)
 
 
 def compressed_mean(
@@ -79,4 +79,4 @@ def compressed_mean(
         payloads = [Payload(spec, update.numel(), buffer) for buffer in buffers]
         return decompress_accumulate(payloads, into, [1.0 / size] * size)
 
-    return after(work, received.device, decode)
+    return after(work, (received, sent.buffer), decode)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
+import weakref
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -116,24 +119,49 @@ def chosen() -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-def decoders() -> dict[str, torch.Tensor]:
-    """Whether each decoding of three hooked steps ran on a thread that Python knows, or on one of gloo's."""
-    known: list[bool] = []
-    decode = collectives.decompress_accumulate
+def python_threads() -> dict[str, torch.Tensor]:
+    """Whether a thread that Python knows, or one of gloo's, decoded in three hooked steps and let go of each tensor
+    that gloo was given; two steps are dense, of one round and of a ring's two."""
+    decoded: list[bool] = []
+    freed: list[bool] = []
+    decode, gather, reduce = collectives.decompress_accumulate, collectives._all_gather, dist.all_reduce
 
     def noted(*given: object) -> torch.Tensor:
-        known.append(not isinstance(threading.current_thread(), threading._DummyThread))
+        decoded.append(_known_to_python())
         return decode(*given)  # type: ignore[arg-type]
 
-    collectives.decompress_accumulate = noted
+    def watched(call: Callable[..., dist.Work]) -> Callable[..., dist.Work]:
+        def to_gloo(*tensors: torch.Tensor, **options: object) -> dist.Work:
+            for tensor in tensors:
+                weakref.finalize(tensor, lambda: freed.append(_known_to_python()))
+            return call(*tensors, **options)
+
+        return to_gloo
+
+    collectives.decompress_accumulate, collectives._all_gather = noted, watched(gather)
+    dist.all_reduce = watched(reduce)
     try:
         model = DistributedDataParallel(torch.nn.Linear(300, 300))
         model.register_comm_hook(CompressedGradients(), compressed_gradients)
         for _ in range(3):
             model(torch.randn(4, 300)).square().mean().backward()
+        for elements in (100, collectives._ONE_ROUND + 1):
+            collectives.dense_mean(torch.randn(elements)).wait()
+        wait_until(lambda: len(freed) >= 9)
     finally:
-        collectives.decompress_accumulate = decode
-    return {"known": torch.tensor(known)}
+        collectives.decompress_accumulate, collectives._all_gather, dist.all_reduce = decode, gather, reduce
+    return {"decoded": torch.tensor(decoded), "freed": torch.tensor(freed)}
+
+
+def _known_to_python() -> bool:
+    return not isinstance(threading.current_thread(), threading._DummyThread)
+
+
+def wait_until(found: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Until `found`, or for so long."""
+    deadline = time.monotonic() + seconds
+    while not found() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def main(rank: str, size: str, store: str, out: str) -> None:
@@ -145,7 +173,7 @@ def main(rank: str, size: str, store: str, out: str) -> None:
         found[f"{case}, overlapped"] = overlapped(rules[case], overlap=True)
         found[f"{case}, after backward"] = overlapped(rules[case], overlap=False)
     found["chosen"] = chosen()
-    found["decoders"] = decoders()
+    found["python threads"] = python_threads()
     torch.save(found, out)
     dist.destroy_process_group()
 

@@ -104,8 +104,9 @@ def test_ranks_try_both_encodings_and_choose_alike(ranks: Ranks) -> None:
 def test_no_thread_of_gloos_runs_python(ranks: Ranks) -> None:
     # One that is late when the interpreter ends takes the process with it.
     for one in ranks:
-        known = one["decoders"]["known"]
-        assert known.numel() >= 3 and bool(known.all())
+        decoded, freed = one["python threads"]["decoded"], one["python threads"]["freed"]
+        assert decoded.numel() >= 3 and bool(decoded.all())
+        assert freed.numel() >= 9 and bool(freed.all())
 
 
 def test_the_example_of_the_page_learns(tmp_path: Path) -> None:
