@@ -8,6 +8,7 @@ from evaluation.heuristics import heuristic_methods
 from evaluation.methods import Heuristics, Method, SasrecMethod, sasrec_trials
 from evaluation.our_method import Ours, Retrained
 from evaluation.our_trials import our_trials
+from evaluation.sasrec import Loss
 from evaluation.tables import Goal
 
 SASREC = ("sasrec-bce", "sasrec-sampled", "sasrec-gbce", "sasrec-full")
@@ -18,9 +19,10 @@ ONLINE_OVER_FROZEN = {"ml-100k": 1.08}
 def methods(dataset: Dataset, protocol: Protocol) -> list[Method]:
     """Everything that is compared on the data set, cheapest first."""
     found: list[Method] = [Heuristics(heuristic) for heuristic in heuristic_methods(dataset)]
-    found += [SasrecMethod(loss, sasrec_trials(loss)) for loss in ("bce", "sampled", "gbce", "full")]
+    losses: tuple[Loss, ...] = ("bce", "sampled", "gbce", "full")
+    found += [SasrecMethod(loss, sasrec_trials(loss, dataset.repeats)) for loss in losses]
     streams = protocol == "prequential"
-    found.append(Ours(our_trials(protocol), online=streams))
+    found.append(Ours(our_trials(dataset, protocol), online=streams))
     if streams:
         found.append(Retrained())
     return found

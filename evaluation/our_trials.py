@@ -1,49 +1,92 @@
-"""What our recommender tries on 70-80 %: six settings of a stream, six of leave-one-out.
+"""What our recommender tries on 70-80 %: six settings of a stream for each data set, six of leave-one-out.
 
-The ablations over all four sets say where to look (benchmarks/2026-11-24-recipe-four-sets.md and -recipe-copying.md):
-latest-small wants many small steps, Online Retail a wide model that is asked for whole baskets, Sports few epochs and
-new events that weigh more.
+The ablations over all four sets say where to look (benchmarks/2026-11-24-recipe-four-sets.md and -recipe-copying.md,
+2026-11-27-own-frequency.md): latest-small wants many small steps, Online Retail a wide model that is asked for whole
+baskets and starts by copying them loudly, Sports few epochs and new events that weigh more.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from catalogue.datasets import Dataset
 from evaluation.choices import Protocol
 
-_SMALL_STEPS: dict[str, Any] = {"batch_events": 8, "replay_windows": 16, "event_weight": 0.3 / 8, "average": 0.99}
-_MUCH_REPLAY: dict[str, Any] = {"batch_events": 16, "replay_windows": 64, "event_weight": 0.5 / 16, "average": 0.99}
-_EVENTS_ALONE: dict[str, Any] = {"whole_windows": False}
-_EVENTS_FIRST: dict[str, Any] = {
+Settings = dict[str, Any]
+
+_LOUD: Settings = {"copying": 2.0}
+_MUCH_REPLAY: Settings = {"batch_events": 16, "replay_windows": 64, "event_weight": 0.5 / 16, "average": 0.99}
+_SMALL_STEPS: Settings = {"batch_events": 8, "replay_windows": 32, "event_weight": 0.5 / 8, "average": 0.99}
+_EVENTS_FIRST: Settings = {
     "whole_windows": False,
     "learning_rate": 1e-3,
     "event_weight": 2 / 64,
     "average": 0.99,
 }
 
-_STREAM: tuple[dict[str, Any], ...] = (
+_SITTINGS: tuple[Settings, ...] = (
     {},
     {"online": _MUCH_REPLAY},
-    {"model": {"copying": 0.0}, "pretrain": {"epochs": 40.0, "dropout": 0.5}, "online": _SMALL_STEPS},
+    {"model": _LOUD},
+    {"model": _LOUD, "online": _MUCH_REPLAY},
+    {"model": _LOUD, "online": _SMALL_STEPS},
     {
-        "model": {"preset": "wide"},
+        "model": {"preset": "medium", **_LOUD},
+        "pretrain": {"learning_rate": 1e-3, "dropout": 0.3},
+        "online": {**_MUCH_REPLAY, "learning_rate": 1e-3},
+    },
+)
+"""People stay for a sitting: MovieLens."""
+
+
+def _rare(epochs: float, dropout: float, copying: float, weight: float = 2.0) -> Settings:
+    return {
+        "model": {"copying": copying},
+        "pretrain": {"epochs": epochs, "batch_rows": 128, "dropout": dropout},
+        "online": {**_EVENTS_FIRST, "event_weight": weight / 64},
+    }
+
+
+_RARE_EVENTS: tuple[Settings, ...] = (
+    {},
+    _rare(10.0, 0.2, 0.7),
+    _rare(10.0, 0.2, 2.0),
+    _rare(10.0, 0.3, 1.4),
+    _rare(10.0, 0.2, 1.4, weight=4.0),
+    _rare(30.0, 0.3, 0.7),
+)
+"""A few events of each person, a day apart or more: Amazon Sports."""
+
+
+def _baskets(preset: str, copying: float, epochs: float, rate: float, dropout: float = 0.3) -> Settings:
+    return {
+        "model": {"preset": preset, "copying": copying},
         "pretrain": {
-            "epochs": 8.0,
+            "epochs": epochs,
             "batch_rows": 32,
-            "learning_rate": 1e-3,
-            "dropout": 0.3,
+            "learning_rate": rate,
+            "dropout": dropout,
             "whole_block_share": 1.0,
         },
-        "online": _EVENTS_ALONE,
-    },
-    {"pretrain": {"epochs": 10.0, "batch_rows": 128}, "online": _EVENTS_FIRST},
-    {"pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3}, "online": _EVENTS_FIRST},
+        "online": {"whole_windows": False, "learning_rate": rate},
+    }
+
+
+_BASKETS: tuple[Settings, ...] = (
+    _baskets("wide", 0.7, 8.0, 1e-3),
+    _baskets("wide", 2.0, 8.0, 1e-3),
+    _baskets("wide", 4.0, 8.0, 1e-3),
+    _baskets("broad", 4.0, 4.0, 5e-4),
+    _baskets("broad", 8.0, 4.0, 5e-4),
+    _baskets("broad", 8.0, 6.0, 3e-4, dropout=0.5),
 )
-_LEAVE_ONE_OUT: tuple[dict[str, Any], ...] = (
+"""Baskets, and the same things again: Online Retail."""
+
+_LEAVE_ONE_OUT: tuple[Settings, ...] = (
     {},
-    {"model": {"copying": 0.0}, "pretrain": {"epochs": 40.0, "dropout": 0.5}},
-    {"pretrain": {"epochs": 30.0, "batch_rows": 128}},
-    {"pretrain": {"epochs": 40.0, "batch_rows": 128, "dropout": 0.3}},
+    {"model": _LOUD, "pretrain": {"epochs": 40.0, "dropout": 0.5}},
+    {"pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3}},
+    {"model": _LOUD, "pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3}},
     {
         "model": {"preset": "medium"},
         "pretrain": {"epochs": 40.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.3},
@@ -55,6 +98,10 @@ _LEAVE_ONE_OUT: tuple[dict[str, Any], ...] = (
 )
 
 
-def our_trials(protocol: Protocol) -> tuple[dict[str, Any], ...]:
+def our_trials(dataset: Dataset, protocol: Protocol) -> tuple[Settings, ...]:
     """Settings of `Ours`, as many as each loss of SASRec has."""
-    return _LEAVE_ONE_OUT if protocol == "leave-one-out" else _STREAM
+    if protocol == "leave-one-out":
+        return _LEAVE_ONE_OUT
+    if dataset.repeats:
+        return _BASKETS
+    return _RARE_EVENTS if dataset.name.startswith("amazon") else _SITTINGS

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def perform(
 def perform_all(
     tasks: Sequence[Task], jobs: int, on_text: OnText, on_progress: OnProgress
 ) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Results as they come, each with its task. An exception in one ends all."""
+    """Results as they come, each with its task; over all GPUs where tasks say `cuda`. An exception in one ends all."""
     if jobs == 1 or len(tasks) < 2:
         for number, task in enumerate(tasks, 1):
             titled = _titled(f"{number} of {len(tasks)}, {task.title}", on_text)
@@ -82,7 +82,8 @@ def perform_all(
         return
     # CUDA does not survive a fork.
     with ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(perform, task): task for task in tasks}
+        placed = spread(tasks, torch.cuda.device_count())
+        futures = {pool.submit(perform, there): task for there, task in zip(placed, tasks, strict=True)}
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 on_text(f"{number} of {len(tasks)}, {futures[future].title}")
@@ -90,6 +91,14 @@ def perform_all(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def spread(tasks: Sequence[Task], gpus: int) -> list[Task]:
+    """The tasks for `cuda` on one GPU after the other."""
+    return [
+        replace(task, device=f"cuda:{number % gpus}") if task.device == "cuda" and gpus else task
+        for number, task in enumerate(tasks)
+    ]
 
 
 def _titled(title: str, on_text: OnText) -> OnText:

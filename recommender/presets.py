@@ -37,12 +37,13 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(64, 128, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=32, window=50),
     "medium": Preset(128, 256, num_layers=2, num_heads=4, num_kv_heads=4, head_dim=32, window=50),
     "wide": Preset(256, 512, num_layers=2, num_heads=4, num_kv_heads=4, head_dim=64, window=200),
+    "broad": Preset(1024, 1024, num_layers=2, num_heads=8, num_kv_heads=8, head_dim=128, window=200),
     "small": Preset(768, 2048, num_layers=12, num_heads=12, num_kv_heads=4, head_dim=64, window=256),
     "base": Preset(1024, 3072, num_layers=28, num_heads=16, num_kv_heads=8, head_dim=128, window=512),
 }
-"""`tiny` trains in a minute on 2 CPU cores. `wide` is for long histories in which people take things again: with more
-dimensions, more of what it copies can be told apart. `small` has 0.08 B parameters and `base` 0.44 B beside the item
-rows.
+"""`tiny` trains in a minute on 2 CPU cores. `wide` and `broad` are for long histories in which people take things
+again: with more dimensions, more of what they copy can be told apart. `small` has 0.08 B parameters and `base` 0.44 B
+beside the item rows.
 """
 
 

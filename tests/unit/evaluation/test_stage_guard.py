@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,16 @@ import torch
 from catalogue.datasets import Dataset
 from catalogue.replay import timeline
 from evaluation.choices import Choices, try_settings, untried
+from evaluation.goals import methods
 from evaluation.heuristics import MODEL_TRIALS, POPULARITY_DECAYED, TRIALS, heuristic_methods
-from evaluation.methods import Heuristics, sasrec_trials
+from evaluation.methods import Heuristics, SasrecMethod
+from evaluation.our_method import MODEL, Ours, online_settings
 from evaluation.our_trials import our_trials
+from evaluation.ours import newborn
 from evaluation.runs import Run, execute
 from evaluation.stages import AlreadyOpened, OpenedLog, configuration_hash, tuning_stage
+from evaluation.tasks import Task, spread
+from recommender.recipe import PRETRAIN, PretrainSettings
 
 CPU = torch.device("cpu")
 
@@ -45,12 +52,31 @@ def test_everyone_who_is_tuned_has_as_many_trials(walkers: Dataset, shoppers: Da
     counts = [len(h.grid) for data in (walkers, shoppers) for h in heuristic_methods(data)]
     assert set(counts) == {1, TRIALS}, "a heuristic has nothing to choose, or as much as all others"
     assert TRIALS >= MODEL_TRIALS
-    for loss in ("bce", "sampled", "gbce", "full"):
-        hashes = {configuration_hash(trial) for trial in sasrec_trials(loss)}  # type: ignore[arg-type]
-        assert len(hashes) == MODEL_TRIALS
-    for protocol in ("prequential", "time-split", "leave-one-out"):
-        ours = our_trials(protocol)  # type: ignore[arg-type]
-        assert len({configuration_hash(trial) for trial in ours}) == len(ours) == MODEL_TRIALS
+    names = ("ml-100k", "ml-1m-partial", "latest-small", "online-retail", "amazon-sports")
+    named = [dataclasses.replace(shoppers if name == "online-retail" else walkers, name=name) for name in names]
+    for data, protocol in itertools.product(named, ("prequential", "time-split", "leave-one-out")):
+        tuned = [
+            m for m in methods(data, protocol) if isinstance(m, SasrecMethod | Ours) and m.name != "ours-retrained"
+        ]  # type: ignore[arg-type]
+        assert len(tuned) == 5
+        for method in tuned:
+            assert len({configuration_hash(trial) for trial in method.trials}) == len(method.trials) == MODEL_TRIALS
+
+
+def test_every_setting_that_is_tried_makes_a_model(walkers: Dataset, shoppers: Dataset) -> None:
+    for data, protocol in itertools.product((walkers, shoppers), ("prequential", "leave-one-out")):
+        for settings in our_trials(data, protocol):  # type: ignore[arg-type]
+            assert newborn(timeline(data, 0), seed=0, **{**MODEL, **settings.get("model", {})}).vocabulary.num_items
+            msgspec.convert({**msgspec.to_builtins(PRETRAIN), **settings.get("pretrain", {})}, PretrainSettings)
+            online_settings(settings.get("online", {}))
+
+
+def test_tasks_for_gpus_are_spread_over_them() -> None:
+    task = Task("ml-100k", None, "prequential", "ours", {}, 0, Path("/nowhere"), "cuda")
+    assert [t.device for t in spread([task] * 3, 2)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert spread([task], 0) == [task]
+    on_cpu = dataclasses.replace(task, device="cpu")
+    assert spread([on_cpu], 2) == [on_cpu]
 
 
 def test_the_end_is_opened_once_for_a_configuration_and_seed(walkers: Dataset, tmp_path: Path) -> None:

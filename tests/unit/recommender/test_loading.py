@@ -81,7 +81,7 @@ def test_a_folder_of_two_models_is_refused(tiny: Recommender, tmp_path: Path) ->
 
 
 def test_an_unknown_preset_is_named(items: list[Item]) -> None:
-    with pytest.raises(ValueError, match="tiny, medium, wide, small, base"):
+    with pytest.raises(ValueError, match="tiny, medium, wide, broad, small, base"):
         preset_recommender("huge", items)
 
 
@@ -99,7 +99,7 @@ def test_a_model_starts_by_ranking_what_is_in_the_history(items: list[Item]) -> 
     assert preset_recommender("tiny", items, window=7).prompt.window == 7
 
 
-@pytest.mark.parametrize("name", ["tiny", "medium", "wide", "small", "base"])
+@pytest.mark.parametrize("name", ["tiny", "medium", "wide", "broad", "small", "base"])
 def test_presets_split_over_two_by_two_ranks(name: str) -> None:
     from recommender.presets import PRESETS
 
