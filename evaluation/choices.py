@@ -36,6 +36,10 @@ class Choices:
         """What was tried so far: `settings`, `chosen` (what to fit with), `ndcg` (of the last scorer), `scorers`."""
         return list(self._read().get(method, []))
 
+    def methods(self) -> list[str]:
+        """Those with a trial."""
+        return list(self._read())
+
     def best(self, method: str) -> dict[str, Any]:
         """The settings to fit `method` with. Raises LookupError where nothing was tried."""
         trials = self.trials(method)

@@ -57,29 +57,41 @@ def verdicts(records: Records, goals: Sequence[Goal]) -> list[Verdict]:
 
 def metrics_table(title: str, records: Records) -> Table:
     """A row a scorer, best first: NDCG@10, Recall@10, MRR with 95 % intervals, and coverage."""
-    table = Table(title=title)
-    for column in ("", "NDCG@10", "Recall@10", "MRR", "coverage"):
-        table.add_column(column)
+    table = Table(*METRIC_COLUMNS, title=title)
+    for cells in metric_cells(records):
+        table.add_row(*cells)
+    return table
+
+
+METRIC_COLUMNS = ("", "NDCG@10", "Recall@10", "MRR", "coverage")
+
+
+def metric_cells(records: Records) -> list[list[str]]:
+    """A row a scorer, best first, under `METRIC_COLUMNS`."""
+    rows = []
     for name, seeds in _best_first(records):
         cells = [f"{i.mean:.4f} ({i.low:.4f}-{i.high:.4f})" for i in (mean(seeds, m) for m in METRICS)]
-        table.add_row(name, *cells, f"{np.mean([record.coverage for record in seeds]):.1%}")
-    return table
+        rows.append([name, *cells, f"{np.mean([record.coverage for record in seeds]):.1%}"])
+    return rows
 
 
 def goals_table(found: Sequence[Verdict]) -> Table:
     """A row a goal."""
-    table = Table("goal", "baseline", "ratio (95 %)", "wanted", "reached", title="Ratios of NDCG@10")
+    table = Table(*GOAL_COLUMNS, title="Ratios of NDCG@10")
     for verdict in found:
-        own = verdict.ratio
-        interval = f"{own.point:.3f} ({own.low:.3f}-{own.high:.3f})"
-        table.add_row(
-            verdict.goal.name,
-            verdict.baseline,
-            interval,
-            f"{verdict.goal.goal:.2f}",
-            "yes" if verdict.reached else "no",
-        )
+        table.add_row(*goal_cells(verdict))
     return table
+
+
+GOAL_COLUMNS = ("goal", "baseline", "ratio (95 %)", "wanted", "reached")
+
+
+def goal_cells(verdict: Verdict) -> list[str]:
+    """A goal's row under `GOAL_COLUMNS`."""
+    own = verdict.ratio
+    interval = f"{own.point:.3f} ({own.low:.3f}-{own.high:.3f})"
+    reached = "yes" if verdict.reached else "no"
+    return [verdict.goal.name, verdict.baseline, interval, f"{verdict.goal.goal:.2f}", reached]
 
 
 METRICS = {"ndcg": "ndcg_at_10", "recall": "recall_at_10", "reciprocal_rank": "mrr"}

@@ -26,6 +26,7 @@ Starts = Annotated[
     str, typer.Option(help="How the retrained model starts: scratch, warm, or both and the better one counts.")
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Trials and runs side by side, each its own process.")]
+PageFile = Annotated[Path | None, typer.Option(metavar="MD", help="Write tables, goals and choices as a page, too.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")]
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
@@ -50,10 +51,18 @@ def offline(
     choose: Choose = True,
     jobs: Jobs = 1,
     threads: Threads = 0,
+    page: PageFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Nobody learns after the split: baselines, SASRec and ours on the last 20 %, or on each user's last item."""
-    _evaluate(split, dataset, data, seeds, device, methods, out, choose, jobs, threads, as_json)
+    session = _session(split, dataset, data, seeds, device, methods, out, choose, jobs, threads)
+    results = _evaluate(session)
+    if page is not None:
+        from evaluation.page import write_page
+
+        write_page(session, results, page)
+    if as_json:
+        print(json.dumps(_json(session, results)))
 
 
 @group.command("prequential")
@@ -69,16 +78,22 @@ def prequential(
     jobs: Jobs = 1,
     threads: Threads = 0,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw NDCG@10 over the stream.")] = None,
+    page: PageFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Test, then train, through the last 20 %: baselines, SASRec, ours frozen, online and retrained ten times."""
-    results = _evaluate(
-        "prequential", dataset, data, seeds, device, methods, out, choose, jobs, threads, as_json, retrain_start
-    )
+    session = _session("prequential", dataset, data, seeds, device, methods, out, choose, jobs, threads, retrain_start)
+    results = _evaluate(session)
     if plot is not None:
         from evaluation.plots import plot_stream
 
         plot_stream(f"{dataset}: test, then train", next(iter(results.tables.values())), plot)
+    if page is not None:
+        from evaluation.page import write_page
+
+        write_page(session, results, page, plot)
+    if as_json:
+        print(json.dumps(_json(session, results)))
 
 
 @group.command("drift")
@@ -123,7 +138,7 @@ def drift(
         print(json.dumps({"command": command, "version": _version(), "machine": machine, "rows": drift_rows(found)}))
 
 
-def _evaluate(
+def _session(
     protocol: Protocol,
     dataset: str,
     data: Path | None,
@@ -134,27 +149,35 @@ def _evaluate(
     choose: bool,
     jobs: int,
     threads: int,
-    as_json: bool,
     starts: str = "scratch,warm",
-) -> Results:
+) -> Session:
     from catalogue.datasets import DataError, load
-    from evaluation.session import Session, evaluate
-    from evaluation.stages import AlreadyOpened
+    from evaluation.session import Session
 
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
     begin = tuple(start for start in ("scratch", "warm") if start in starts.split(","))
     if not begin:
         raise typer.BadParameter("give scratch, warm or both, comma-separated", param_hint="--retrain-start")
     try:
-        session = Session(load(dataset, data), protocol, seeds, device, out, data, names, choose, begin, jobs, threads)
+        found = load(dataset, data)
+    except DataError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    return Session(found, protocol, seeds, device, out, data, names, choose, begin, jobs, threads)
+
+
+def _evaluate(session: Session) -> Results:
+    """Made or read, and shown."""
+    from evaluation.session import evaluate
+    from evaluation.stages import AlreadyOpened
+
+    try:
         with _signs_of_life(session) as (on_text, on_progress):
             results = evaluate(session, on_text, on_progress)
-    except (DataError, ValueError, LookupError, AlreadyOpened) as error:
+    except (ValueError, LookupError, AlreadyOpened) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     _print(session, results)
-    if as_json:
-        print(json.dumps(_json(session, results)))
     return results
 
 
@@ -173,6 +196,7 @@ def _print(session: Session, results: Results) -> None:
 
 
 def _json(session: Session, results: Results) -> dict[str, Any]:
+    from evaluation.page import command
     from evaluation.tables import flops_rows, json_rows
 
     rows = []
@@ -180,7 +204,7 @@ def _json(session: Session, results: Results) -> dict[str, Any]:
         rows += json_rows(title.replace(" ", "_"), records, results.verdicts if number == 0 else [])
     rows += flops_rows(results.flops)
     return {
-        "command": f"eval {session.protocol} --dataset {session.dataset.name} --seeds {session.seeds}",
+        "command": command(session).removeprefix("slipstream "),
         "version": _version(),
         "machine": f"{platform.machine()} {session.device}",
         "rows": rows,

@@ -24,6 +24,7 @@ def app() -> typer.Typer:
 def test_prequential_ends_with_a_json_line_and_stays(app: typer.Typer, tmp_path: Path) -> None:
     arguments = ["eval", "prequential", "--methods", "popularity,popularity-7-days", "--seeds", "2", "--json"]
     arguments += ["--threads", "1", "--out", str(tmp_path), "--plot", str(tmp_path / "stream.png")]
+    arguments += ["--page", str(tmp_path / "stream.md")]
     first = CliRunner().invoke(app, arguments)
     assert first.exit_code == 0, first.output
     line = json.loads(first.stdout.splitlines()[-1])
@@ -36,6 +37,10 @@ def test_prequential_ends_with_a_json_line_and_stays(app: typer.Typer, tmp_path:
     assert popular["low"] < popular["value"] < popular["high"]
     assert "users_with_fewer_than_5_events.popularity.recall_at_10" in rows
     assert (tmp_path / "stream.png").stat().st_size > 10_000
+    page = (tmp_path / "stream.md").read_text()
+    assert page.startswith("# ml-100k, prequential\n\n`slipstream eval prequential --dataset ml-100k --seeds 2`.")
+    assert f"| popularity | {popular['value']:.4f} ({popular['low']:.4f}-{popular['high']:.4f}) |" in page
+    assert "![NDCG@10 over the stream](stream.png)" in page
     opened = (tmp_path / "opened.jsonl").read_text()
     again = CliRunner().invoke(app, arguments)
     assert json.loads(again.stdout.splitlines()[-1]) == line
@@ -56,3 +61,18 @@ def test_without_choosing_there_must_be_a_choice(app: typer.Typer, tmp_path: Pat
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "popularity-decayed has no trial" in result.output
+
+
+def test_the_page_shows_the_goals_and_what_was_chosen_from_what(app: typer.Typer, tmp_path: Path) -> None:
+    choices = tmp_path / "ml-100k" / "prequential" / "choices.json"
+    choices.parent.mkdir(parents=True)
+    trials = [
+        {"settings": {"half_life_days": days}, "chosen": {"half_life_days": days}, "ndcg": ndcg, "scorers": {}}
+        for days, ndcg in ((7, 0.03), (30, 0.04))
+    ]
+    choices.write_text(json.dumps({"popularity-decayed": trials}))
+    arguments = ["eval", "prequential", "--methods", "popularity-decayed", "--seeds", "1", "--no-choose"]
+    arguments += ["--threads", "1", "--out", str(tmp_path), "--page", str(tmp_path / "page.md")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert '| popularity-decayed | 2 | 0.0300-0.0400 | `{"half_life_days": 30}` |' in (tmp_path / "page.md").read_text()
