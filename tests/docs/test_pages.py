@@ -16,7 +16,7 @@ from streams.broker import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
-PORTS = ("8080", "8081", "8100", "9092")
+PORTS = ("8080", "8081", "8100", "8200", "8300", "9092")
 RUN_ELSEWHERE = {
     "make demo": ".ci/run",
     "make test": ".ci/run",
