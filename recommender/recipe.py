@@ -47,6 +47,13 @@ class PretrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 PRETRAIN = PretrainSettings()
 
 
+ASYNC_BETA1 = 0.5
+"""Of asynchronous workers. A push that others have overtaken moves the weights the way they were going before, which is
+momentum (Mitliagkas et al. 2016), and what compression has kept back comes later still. Compressed pushes of two equal
+workers end at 1.000 and 1.001 of synchronous training with it, from models of one and of eight epochs, at 0.961 and
+0.971 with 0.9 (benchmarks/2026-11-28-async.md)."""
+
+
 class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a stream is learned: pre-training goes on at its peak rate, and the average of the weights serves.
 
@@ -92,8 +99,9 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
         Each has a share of the events in a batch, and replays a share of the past. Asynchronous pushes are steps of
         their own, `workers` times as many: a new event weighs as much more in each, their rate is lower by the square
-        root (a smaller batch's gradient is noisier by as much; Malladi et al. 2022), and the average keeps as much a
-        second. In `rounds` the gradients of all are averaged into one step (`OnlineModel.gradients` weighs them).
+        root (a smaller batch's gradient is noisier by as much; Malladi et al. 2022), the average keeps as much a
+        second, and momentum is less, since steps that come late are momentum already (`ASYNC_BETA1`). In `rounds` the
+        gradients of all are averaged into one step (`OnlineModel.gradients` weighs them).
 
         Args:
             compressed: the rounds' gradients may go compressed. Error feedback saves an element up for tens of steps
@@ -103,12 +111,13 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         share = msgspec.structs.replace(self, replay_windows=-(-self.replay_windows // workers))
         if compressed:
             share = msgspec.structs.replace(share, second_moment="tensor", betas=(0.0, self.betas[1]))
-        if rounds:
+        if rounds or workers == 1:
             return share
         return msgspec.structs.replace(
             share,
             event_weight=self.event_weight * workers,
             learning_rate=self.learning_rate / math.sqrt(workers),
+            betas=(min(ASYNC_BETA1, self.betas[0]), self.betas[1]),
             average=self.average ** (1 / workers),
         )
 

@@ -15,7 +15,7 @@ from recommender.examples import Interaction, OnlineBatch, UserUpdate, online_ba
 from recommender.initialise import preset_recommender
 from recommender.loading import Recommender, checkpoint_tensors
 from recommender.online import OnlineModel
-from recommender.recipe import ONLINE, OnlineRecipe
+from recommender.recipe import ASYNC_BETA1, ONLINE, OnlineRecipe
 from recommender.replay import replay_windows
 from recommender.scoring import score_histories
 from recommender.windows import in_order, window_batch, window_loss
@@ -42,6 +42,7 @@ def batch_of(recommender: Recommender, number: int = 0) -> OnlineBatch:
 def test_workers_that_share_a_stream_share_its_replay_and_lower_their_rates() -> None:
     assert ONLINE.shared_by(1) == ONLINE
     pair = ONLINE.shared_by(2)
+    assert pair.betas == (ASYNC_BETA1, ONLINE.betas[1]) and ONLINE.betas[0] > ASYNC_BETA1
     assert pair.replay_windows * 2 == ONLINE.replay_windows
     assert pair.learning_rate**2 * 2 == pytest.approx(ONLINE.learning_rate**2)
     assert pair.average**2 == pytest.approx(ONLINE.average)
