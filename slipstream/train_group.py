@@ -6,15 +6,17 @@ server that has torch and the model's code loaded: a start takes about a second,
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +49,6 @@ _PRELOAD = [
     "releases.fsspec_store",
     "streams.kafka_log",
 ]
-_PR_SET_PDEATHSIG = 1
 _RESTART_SECONDS = 0.5
 _PATIENCE_SECONDS = 15.0
 _RANKS_SECONDS = 5.0
@@ -121,6 +122,8 @@ class Launcher:
         self._config = config
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOAD)
+        self._alive, self._living = self._context.Pipe(duplex=False)
+        """This process alone holds the writing end: who reads its end has outlived the launcher."""
         self._workers = workers
         self._together = not config.addresses
         self._meetings = ""
@@ -167,7 +170,7 @@ class Launcher:
         fault = self._fault if victim and child.lives == 0 else ""
         child.lives += 1
         child.process = self._context.Process(
-            target=_main, args=(child.target, config, child.number, fault), name=child.name
+            target=_main, args=(child.target, config, child.number, fault, self._alive), name=child.name
         )
         child.process.start()
 
@@ -380,13 +383,25 @@ def run_in_this_process(target: Callable[[GroupConfig, int], int], config: Group
     return guarded(target, config, number)
 
 
-def _main(target: Callable[[GroupConfig, int], int], config: GroupConfig, number: int, fault: str) -> None:
+def _main(
+    target: Callable[[GroupConfig, int], int], config: GroupConfig, number: int, fault: str, launcher: Connection
+) -> None:
     """In the child."""
     os.environ[fault_points.VARIABLE] = fault
-    if sys.platform == "linux":
-        # The fork server ends when the launcher does; then this process is asked to end in order.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=_end_with, args=(launcher,), name="launcher-watch", daemon=True).start()
     sys.exit(run_in_this_process(target, config, number))
+
+
+def _end_with(launcher: Connection) -> None:
+    """Ask this process to end in order once the launcher has been killed; nobody else would, nor make it.
+
+    Not by the fork server's death: it lives as long as one of its children does.
+    """
+    with contextlib.suppress(EOFError, OSError):
+        launcher.recv()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_PATIENCE_SECONDS)
+    os._exit(1)
 
 
 def _observed(config: GroupConfig, number: int) -> tuple[TrainerMetrics, Patience]:
