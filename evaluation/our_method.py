@@ -21,8 +21,8 @@ MODEL = {"preset": "tiny"}
 class Ours(Method):
     """Settings; the recipe's where left out.
 
-    `model`: `preset`, `window` and `copying`, as `newborn` takes them. `pretrain`: `PretrainSettings`. `online`:
-    `OnlineSettings`.
+    `model`: `preset`, `window`, `copying` and `popular`, as `newborn` takes them. `pretrain`: `PretrainSettings`.
+    `online`: `OnlineSettings`.
     """
 
     name = "ours"

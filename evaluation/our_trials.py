@@ -58,9 +58,11 @@ _RARE_EVENTS: tuple[Settings, ...] = (
 """A few events of each person, a day apart or more: Amazon Sports."""
 
 
-def _baskets(preset: str, copying: float, epochs: float, rate: float, dropout: float = 0.3) -> Settings:
+def _baskets(
+    preset: str, copying: float, epochs: float, rate: float, dropout: float = 0.3, popular: float = 30.0
+) -> Settings:
     return {
-        "model": {"preset": preset, "copying": copying},
+        "model": {"preset": preset, "copying": copying, "popular": popular},
         "pretrain": {
             "epochs": epochs,
             "batch_rows": 32,
@@ -73,12 +75,12 @@ def _baskets(preset: str, copying: float, epochs: float, rate: float, dropout: f
 
 
 _BASKETS: tuple[Settings, ...] = (
-    _baskets("wide", 0.7, 8.0, 1e-3),
-    _baskets("wide", 2.0, 8.0, 1e-3),
+    _baskets("wide", 0.7, 8.0, 1e-3, popular=0.0),
     _baskets("wide", 4.0, 8.0, 1e-3),
     _baskets("broad", 4.0, 4.0, 5e-4),
-    _baskets("broad", 8.0, 4.0, 5e-4),
-    _baskets("broad", 8.0, 6.0, 3e-4, dropout=0.5),
+    _baskets("broad", 8.0, 4.0, 2e-4),
+    _baskets("broad", 8.0, 4.0, 5e-4, dropout=0.5),
+    _baskets("broad", 8.0, 2.0, 1e-4, dropout=0.1),
 )
 """Baskets, and the same things again: Online Retail."""
 

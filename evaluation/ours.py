@@ -23,7 +23,7 @@ from online_trainer.learner import Learner
 from online_trainer.users import Histories
 from recommender.cold_start import add_items
 from recommender.examples import Interaction, UserUpdate
-from recommender.initialise import COPY_GAIN, preset_recommender
+from recommender.initialise import COPY_GAIN, preset_recommender, start_popular
 from recommender.loading import Recommender
 from recommender.recipe import ONLINE, OnlineRecipe
 from recommender.scoring import score_items
@@ -151,17 +151,33 @@ class OnlineScorer(ModelScorer):
         return UserUpdate(history, events)
 
 
+POPULAR_SECONDS = 30 * 86400
+"""Of the past's end, for `newborn`'s `popular`."""
+
+
 def newborn(
-    past: Timeline, preset: str, seed: int, window: int | None = None, copying: float = COPY_GAIN
+    past: Timeline,
+    preset: str,
+    seed: int,
+    window: int | None = None,
+    copying: float = COPY_GAIN,
+    popular: float = 0.0,
 ) -> Recommender:
     """Random weights over the items that have an event in `past`; every other item of the catalogue has a slot.
 
-    `window` and `copying` as `preset_recommender` takes them.
+    `window` and `copying` as `preset_recommender` takes them, `popular` the weight that `start_popular` takes; 0 for
+    a start without.
     """
     items = past.dataset.items
     born = np.unique(past.item)
     slots = max(64, len(items) - len(born))
-    return preset_recommender(preset, [items[item] for item in born], seed, slots, window, copying)
+    recommender = preset_recommender(preset, [items[item] for item in born], seed, slots, window, copying)
+    if popular:
+        late = past.item[past.timestamp > past.timestamp[-1] - POPULAR_SECONDS]
+        found, counts = np.unique(late, return_counts=True)
+        shares = {items[item].item_id: count / len(late) for item, count in zip(found, counts, strict=True)}
+        start_popular(recommender, shares, popular)
+    return recommender
 
 
 def own_copy(recommender: Recommender) -> Recommender:

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from contracts.item import Item
-from recommender.initialise import COPY_GAIN, preset_recommender
+from recommender.initialise import COPY_GAIN, preset_recommender, start_popular
 from recommender.loading import Recommender, checkpoint_tensors, load_recommender, load_tensors, save_recommender
 from recommender.scoring import score_histories
 
@@ -97,6 +97,18 @@ def test_a_model_starts_by_ranking_what_is_in_the_history(items: list[Item]) -> 
     assert hits(COPY_GAIN) >= 15, "chance is 1.3"
     assert hits(0.0) <= 5
     assert preset_recommender("tiny", items, window=7).prompt.window == 7
+
+
+def test_a_model_can_start_by_popularity_where_the_history_tells_nothing() -> None:
+    many = [Item(item_id=f"m{number}") for number in range(300)]
+    recommender = preset_recommender("broad", many, seed=5, copying=8.0)
+    start_popular(recommender, {"m7": 0.04, "m8": 0.03}, 20.0)
+    assert score_histories(recommender, [[]])[0].topk(2).indices.tolist() == [7, 8]
+    history = [f"m{number}" for number in range(40, 60)]
+    # 0.8 and 0.6 takings: before all that were not taken.
+    assert {7, 8} < set(score_histories(recommender, [history])[0].topk(22).indices.tolist())
+    plain = score_histories(preset_recommender("broad", many, seed=5, copying=8.0), [history])[0]
+    assert not {7, 8} & set(plain.topk(22).indices.tolist())
 
 
 @pytest.mark.parametrize("name", ["tiny", "medium", "wide", "broad", "small", "base"])
