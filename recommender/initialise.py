@@ -84,8 +84,8 @@ def start_popular(recommender: Recommender, shares: Mapping[str, float], weight:
     The start token gets an embedding along a direction of its own, and every item a part of it in proportion to its
     share of the events. The first layer hands on the start token's embedding as it hands on the history's items', so
     that an item counts as often as the history has it, plus `weight` times its share: what ranks best without learning
-    where people take things again. Untrained, `broad` at gain 8, Online Retail, 70-80 %: NDCG@10 0.0462 without, 0.0493 with
-    30 (benchmarks/2026-11-28-popular-start.md).
+    where people take things again. Untrained, `broad` at gain 8, Online Retail, 70-80 %: NDCG@10 0.0462 without,
+    0.0493 with 30 (benchmarks/2026-11-28-popular-start.md).
 
     Args:
         shares: of all events, by item; others have none.
