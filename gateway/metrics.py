@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from contracts import topics
+
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -59,6 +61,9 @@ class GatewayMetrics:
             ["topic"],
             registry=registry,
         )
+        # A series that begins at 1 has no increase: the first bad record would alert nobody.
+        for topic in (topics.EVENTS, topics.ITEMS, topics.RELEASES):
+            self.unreadable_records.labels(topic)
         self.log_up = Gauge("slipstream_log_up", "1 while the event log answers.", registry=registry)
         self._replica_metrics(registry)
 

@@ -181,6 +181,7 @@ class Rollout:
     def _note_releases(self) -> None:
         if self.live is not None and self.book.live is None:
             self.book.add(self.live.version, ReleaseState.LIVE)
+            self._metrics.live_version.set(self.live.version)
         if self.newest is not None:
             self.book.add(self.newest)
             self.book.supersede(self.newest)

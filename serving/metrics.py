@@ -34,6 +34,9 @@ class ReplicaMetrics:
         self.swaps_total = Counter(
             "slipstream_replica_swaps_total", "Swaps by outcome.", ("outcome",), registry=self.registry
         )
+        # A series that begins at 1 has no increase: the first refusal would alert nobody.
+        for outcome in ("done", "refused"):
+            self.swaps_total.labels(outcome)
         self.model_version = Gauge(
             "slipstream_replica_model_version", "The release being served; 0 before the first.", registry=self.registry
         )

@@ -141,6 +141,11 @@ def train(
             lease_seconds=lease_seconds,
             batch_events=share,
         )
+        if owners > 1 and listen in ("0.0.0.0", "::", "*"):  # noqa: S104 refused
+            raise typer.BadParameter(
+                f"owners tell workers where the others listen, and {listen} is nowhere: give this machine's address",
+                param_hint="--listen",
+            )
         ports = [listen_port + number if listen_port else free_port() for number in range(owners)]
         config = GroupConfig(
             settings=settings,

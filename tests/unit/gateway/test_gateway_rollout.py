@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from contracts.release import LiveVersion, ReleaseAnnouncement
 from gateway.metrics import GatewayMetrics
@@ -26,6 +27,7 @@ class Scene:
     pool: ReplicaPool
     rollout: Rollout
     written: list[LiveVersion]
+    registry: CollectorRegistry
     log_down: bool = False
     journal: list[tuple[str, str]] = field(default_factory=list)
 
@@ -59,7 +61,7 @@ async def scene() -> AsyncIterator[Scene]:
         made.written.append(record)
 
     rollout = Rollout(pool, Swaps(metrics, timeout_seconds=5), write, metrics)
-    made = Scene(doubles, pool, rollout, [], journal=journal)
+    made = Scene(doubles, pool, rollout, [], metrics.registry, journal=journal)
     yield made
     await pool.stop()
     for runner in runners:
@@ -209,6 +211,7 @@ async def test_a_restarted_gateway_stays_paused_where_it_was(scene: Scene) -> No
     await scene.announce(2)
     assert scene.versions == [1, 1]
     assert scene.rollout.paused
+    assert scene.registry.get_sample_value("slipstream_live_version") == 1
 
 
 async def test_other_models_releases_are_none_of_ours(scene: Scene) -> None:
