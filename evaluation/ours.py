@@ -104,6 +104,8 @@ class OnlineScorer(ModelScorer):
         super().__init__(recommender, past.dataset, settings.batch_events)
         self._learner = Learner(recommender, settings.recipe)
         self._whole_windows = settings.recipe.whole_windows
+        # What is beyond the window matters only where it is masked.
+        self._known_events = settings.history_events if settings.recipe.mask_seen else recommender.prompt.window
         self._histories = Histories(settings.history_events)
         self.flops = Flops(recommender)
         for user, item, timestamp in zip(past.user.tolist(), past.item.tolist(), past.timestamp.tolist(), strict=True):
@@ -146,7 +148,7 @@ class OnlineScorer(ModelScorer):
         # The learner compares times only for equality, to find a block's events; the past is merely "before".
         before = float(block.timestamp) - 1.0
         ids = self._dataset.items
-        history = [Interaction(ids[item].item_id, before) for item in block.history[-self.recommender.prompt.window :]]
+        history = [Interaction(ids[item].item_id, before) for item in block.history[-self._known_events :]]
         events = [Interaction(ids[item].item_id, float(block.timestamp)) for item in block.items]
         return UserUpdate(history, events)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from recommender.recipe import OnlineRecipe
 from recommender.replay import Past, replay_windows
 from recommender.tensor_adamw import TensorAdamW
 from recommender.training import batch_log_probabilities, online_loss
-from recommender.windows import last_windows, window_batch, window_loss
+from recommender.windows import Window, last_windows, window_batch, window_loss
 
 _SERVING, _LEARNING, _OPTIMIZER, _RANDOM = "model.", "learning.", "optimizer.", "random.torch"
 
@@ -126,8 +126,11 @@ class OnlineModel:
     def _new_loss(self, batch: OnlineBatch) -> Tensor:
         """Mean loss of the new events, or of their users' last windows."""
         if not self._recipe.whole_windows or not batch.num_events:
-            return online_loss(self._learning, batch)
-        return window_loss(self._learning, window_batch(self._learning, last_windows(self._learning, batch)))
+            return online_loss(self._learning, batch, self._recipe.mask_seen)
+        return self._window_loss(last_windows(self._learning, batch))
+
+    def _window_loss(self, windows: Sequence[Window]) -> Tensor:
+        return window_loss(self._learning, window_batch(self._learning, windows, self._recipe.mask_seen))
 
     def _with_replay(self, new: Tensor, batch: OnlineBatch, past: Past | None, averaged: Averaged) -> Tensor:
         """The loss of the new events and of the past that is drawn; of the new alone when none is.
@@ -138,7 +141,7 @@ class OnlineModel:
         windows = replay_windows(self._learning, past(count)) if past is not None and count else []
         if not windows:
             return averaged.ranks * batch.num_events / averaged.events * new
-        replayed = window_loss(self._learning, window_batch(self._learning, windows))
+        replayed = self._window_loss(windows)
         event_weight = averaged.ranks * self._recipe.event_weight
         return averaged.ranks / averaged.active * replayed + event_weight * batch.num_events * new
 

@@ -75,7 +75,7 @@ class Pretrainer:
         rows = self._windows[self._offset : self._offset + self.settings.batch_rows]
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        batch = window_batch(self.recommender, rows)
+        batch = window_batch(self.recommender, rows, self.settings.mask_seen)
         # Cut blocks may leave nothing to ask for; the mean of no losses is not a number.
         loss = window_loss(self.recommender, batch) if len(batch.targets) else None
         if loss is not None:

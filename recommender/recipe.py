@@ -24,6 +24,9 @@ class PretrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         clip_norm: the gradient's largest norm.
         whole_block_share: share of the epochs in which a block's items are all asked for before the block, as they
             will be, instead of one after the other.
+        mask_seen: what a user has had competes no more for the next event, as when it is served: else what most people
+            have had long ago looks unlikely to everyone (ML-100K 0.1014 to 0.1088,
+            benchmarks/2026-11-28-mask-seen.md). Not where people take things again.
         seed: of the initial order, windows and dropout.
     """
 
@@ -37,6 +40,7 @@ class PretrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     dropout: float = 0.2
     clip_norm: float = 5.0
     whole_block_share: float = 0.0
+    mask_seen: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,6 +75,7 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             closes early counts less; without replay the loss is the mean over the new events.
         whole_windows: learn the last window of each user who has new events, every item of it, instead of the new
             events alone: more of a sitting is learned while it goes on.
+        mask_seen: as in pre-training.
         average: the weights that serve keep this share at a step and take the rest from those that learn; 0 serves the
             latter.
         seed: of dropout and replay.
@@ -85,6 +90,7 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     replay_windows: int = 32
     event_weight: float = 1 / 64
     whole_windows: bool = True
+    mask_seen: bool = False
     average: float = 0.98
     seed: int = 0
 

@@ -81,16 +81,22 @@ def hidden_states(recommender: Recommender, tokens: Tensor) -> Tensor:
     return recommender.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
 
 
-def item_log_probabilities(recommender: Recommender, states: Tensor) -> Tensor:
+def item_log_probabilities(recommender: Recommender, states: Tensor, without: Tensor | None = None) -> Tensor:
     """States `[N, D]` → fp32 log-softmax over the item rows of the head only, `[N, num_items]`.
 
     The head's other rows (special tokens, words, reserved slots) are never computed.
+
+    Args:
+        without: `[N, num_items]` bool, items that get -inf and no part of the softmax.
     """
     items = recommender.vocabulary.item_tokens
     rows = slice(items.start, items.stop)
     bias = recommender.head.bias
     logits = torch.nn.functional.linear(states, recommender.head.weight[rows], None if bias is None else bias[rows])
-    return torch.log_softmax(logits.float(), dim=-1)
+    logits = logits.float()
+    if without is not None:
+        logits = logits.masked_fill(without, -torch.inf)
+    return torch.log_softmax(logits, dim=-1)
 
 
 def top_items(scores: Tensor, k: int, exclude: Collection[int] = ()) -> list[tuple[int, float]]:

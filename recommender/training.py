@@ -19,18 +19,31 @@ def batch_log_probabilities(recommender: Recommender, batch: OnlineBatch) -> Ten
         return _log_probabilities(recommender, batch)
 
 
-def online_loss(recommender: Recommender, batch: OnlineBatch) -> Tensor:
+def online_loss(recommender: Recommender, batch: OnlineBatch, mask_seen: bool = False) -> Tensor:
     """Mean negative log-probability of the batch's events; one forward pass.
+
+    Args:
+        mask_seen: as `windows.window_batch` takes it.
 
     Raises:
         ValueError: a batch without events.
     """
     if not batch.num_events:
         raise ValueError("the batch has no event with a known item; skip it")
-    return -_log_probabilities(recommender, batch)[batch.event_row, batch.target].mean()
+    seen = _seen(recommender, batch) if mask_seen else None
+    return -_log_probabilities(recommender, batch, seen)[batch.event_row, batch.target].mean()
 
 
-def _log_probabilities(recommender: Recommender, batch: OnlineBatch) -> Tensor:
+def _log_probabilities(recommender: Recommender, batch: OnlineBatch, without: Tensor | None = None) -> Tensor:
     states = hidden_states(recommender, batch.tokens)
     rows = torch.arange(len(batch.last), device=batch.last.device)
-    return item_log_probabilities(recommender, states[rows, batch.last])
+    return item_log_probabilities(recommender, states[rows, batch.last], without)
+
+
+def _seen(recommender: Recommender, batch: OnlineBatch) -> Tensor:
+    """`[B, num_items]` bool: what each row's user had before its block, but for what was taken again."""
+    mask = torch.zeros((len(batch.blocks), recommender.vocabulary.num_items), dtype=torch.bool)
+    for row, block in zip(mask, batch.blocks, strict=True):
+        row[list(block.before)] = True
+        row[block.targets] = False
+    return mask.to(batch.target.device)

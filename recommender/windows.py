@@ -35,10 +35,12 @@ class Window(NamedTuple):
         items: item indices, oldest first.
         asked_after: as long as `items`: how many of them come before the question for each; -1 where an item is not
             asked for.
+        before: what the user had before the window, as far as it is known.
     """
 
     items: Items
     asked_after: Items
+    before: Items = np.empty(0, np.int64)
 
 
 def in_order(items: Items) -> Window:
@@ -75,7 +77,9 @@ class PastEvents:
         for run in np.split(np.arange(len(item)), np.flatnonzero(np.diff(user)) + 1):
             first = int(generator.integers(1, size + 1)) if len(run) > size else len(run)
             parts = np.split(run, range(first, len(run), size))
-            windows += [Window(item[part], np.maximum(asked[part] - part[0], -1)) for part in parts]
+            windows += [
+                Window(item[part], np.maximum(asked[part] - part[0], -1), item[run[0] : part[0]]) for part in parts
+            ]
         return [windows[number] for number in generator.permutation(len(windows))]
 
 
@@ -93,22 +97,29 @@ class WindowBatch:
         tokens: `[B, T]` int64, padded on the right.
         states: `[E]` int64, positions in the flattened `[B * T]` whose state predicts an item.
         targets: `[E]` int64, that item's index.
+        seen: `[E, num_items]` bool, items that are no answer because the user has had them; None where all are.
     """
 
     tokens: Tensor
     states: Tensor
     targets: Tensor
+    seen: Tensor | None = None
 
 
 def last_windows(recommender: Recommender, batch: OnlineBatch) -> list[Window]:
     """The last window of each of the batch's users, the new events at its end."""
     newest = {block.user: block for block in batch.blocks}
     size = recommender.prompt.window
-    return [in_order(np.array([*block.before, *block.targets][-size:], np.int64)) for block in newest.values()]
+    whole = [np.array([*block.before, *block.targets], np.int64) for block in newest.values()]
+    return [in_order(items[-size:])._replace(before=items[:-size]) for items in whole]
 
 
-def window_batch(recommender: Recommender, windows: Sequence[Window]) -> WindowBatch:
-    """The batch for some windows: an item asked for after none of them is asked from the prefix (start token) alone."""
+def window_batch(recommender: Recommender, windows: Sequence[Window], mask_seen: bool = False) -> WindowBatch:
+    """The batch for some windows: an item asked for after none of them is asked from the prefix (start token) alone.
+
+    Args:
+        mask_seen: what a user has had before a question competes in it no more, as when it is served.
+    """
     prompt = recommender.prompt
     # The last item of a window is a target only.
     tokens, _ = pad_right([prompt.tokens_of(window.items[:-1].tolist()) for window in windows], recommender)
@@ -117,15 +128,34 @@ def window_batch(recommender: Recommender, windows: Sequence[Window]) -> WindowB
     states = row * tokens.shape[1] + prompt.state_position(0) + depth * prompt.stride
     asked = depth >= 0
     device = tokens.device
+    targets = np.concatenate([window.items for window in windows])[asked]
+    seen = None
+    if mask_seen:
+        mask = _first_seen(windows, recommender.vocabulary.num_items)[row[asked]] < depth[asked][:, None]
+        # Taken again: it was an answer.
+        mask[np.arange(len(targets)), targets] = False
+        seen = torch.from_numpy(mask).to(device)
     return WindowBatch(
         tokens=tokens,
         states=torch.from_numpy(states[asked]).to(device),
-        targets=torch.from_numpy(np.concatenate([window.items for window in windows])[asked]).to(device),
+        targets=torch.from_numpy(targets).to(device),
+        seen=seen,
     )
 
 
+def _first_seen(windows: Sequence[Window], num_items: int) -> NDArray[np.int32]:
+    """`[B, num_items]` where in the window an item first stands: -1 before it, a large number nowhere."""
+    place = np.full((len(windows), num_items), np.iinfo(np.int32).max, np.int32)
+    for row, window in zip(place, windows, strict=True):
+        # The last write counts, so the first place is written last.
+        row[window.items[::-1]] = np.arange(len(window.items), dtype=np.int32)[::-1]
+        row[window.before] = -1
+    return place
+
+
 def window_loss(recommender: Recommender, batch: WindowBatch) -> Tensor:
-    """Mean negative log-probability of all targets under a full softmax over the items; one forward pass."""
+    """Mean negative log-probability of all targets under a full softmax over the items, without those of `seen`; one
+    forward pass."""
     states = hidden_states(recommender, batch.tokens).flatten(0, 1)[batch.states]
-    log_probabilities = item_log_probabilities(recommender, states)
+    log_probabilities = item_log_probabilities(recommender, states, batch.seen)
     return -log_probabilities.gather(1, batch.targets[:, None]).mean()

@@ -18,7 +18,7 @@ from recommender.online import OnlineModel
 from recommender.recipe import ASYNC_BETA1, ONLINE, OnlineRecipe
 from recommender.replay import replay_windows
 from recommender.scoring import score_histories
-from recommender.windows import in_order, window_batch, window_loss
+from recommender.windows import in_order, last_windows, window_batch, window_loss
 
 PAST = [[Interaction(f"i{(user + step) % 20}", float(step // 2)) for step in range(8)] for user in range(20)]
 
@@ -68,16 +68,17 @@ def test_a_replayed_window_is_a_run_of_known_items_with_blocks_shuffled() -> Non
     long = [Interaction("nobody" if n % 10 == 9 else f"i{n}", float(n // 2)) for n in range(200)]
     known = [n for n in range(200) if n % 10 != 9]
     starts, swapped = set(), False
-    for window, _ in replay_windows(wide, [long] * 40):
+    for window, _, before in replay_windows(wide, [long] * 40):
         start = known.index(window.min())
         assert sorted(window.tolist()) == known[start : start + 50], "a run of 50 known items"
         assert [item // 2 for item in window] == sorted(item // 2 for item in window), "instants in order"
         starts.add(start)
+        assert before.tolist() == known[:start]
         swapped |= window.tolist() != known[start : start + 50]
     assert len(starts) > 10
     assert swapped
     assert replay_windows(wide, [[Interaction("nobody", 1.0)], []]) == []
-    assert [window.tolist() for window, _ in replay_windows(wide, [[Interaction("i3", 1.0)]])] == [[3]]
+    assert [window.items.tolist() for window in replay_windows(wide, [[Interaction("i3", 1.0)]])] == [[3]]
 
 
 def test_the_average_of_the_weights_serves(tiny: Recommender) -> None:
@@ -154,6 +155,29 @@ def test_the_users_whole_windows_are_learned(tiny: Recommender) -> None:
         online_batch(tiny, [UserUpdate(past, new), UserUpdate([], new[:1])])
     )
     assert alone != pytest.approx(loss, abs=1e-3)
+
+
+def test_what_the_user_has_had_competes_no_more_where_it_is_masked(tiny: Recommender) -> None:
+    recipe = OnlineRecipe(dropout=0.0, clip_norm=1e9, average=0.0, replay_windows=0, whole_windows=False)
+    had = [Interaction(f"i{n}", float(n)) for n in range(4)]
+    again = online_batch(tiny, [UserUpdate(had, [Interaction("i9", 10.0), Interaction("i2", 10.0)])])
+    scores = score_histories(tiny, [["i0", "i1", "i2", "i3"]])[0]
+    without = scores.clone()
+    without[[0, 1, 3]] = -torch.inf
+    for masked, expected in ((False, scores), (True, torch.log_softmax(without, 0))):
+        loss, _ = OnlineModel(tiny, msgspec.structs.replace(recipe, mask_seen=masked)).backward(again)
+        assert loss == pytest.approx(-(expected[9] + expected[2]).item() / 2, abs=1e-5)
+    # Of whole windows also what stands before the window, which the prompt does not show.
+    long = [Interaction(f"i{n % 12}", float(n)) for n in range(60)]
+    batch = online_batch(tiny, [UserUpdate(long, [Interaction("i15", 99.0)])])
+    (window,) = last_windows(tiny, batch)
+    assert len(window.items) == 50 and window.before.tolist() == list(range(11))
+    whole = msgspec.structs.replace(recipe, whole_windows=True)
+    losses = [
+        OnlineModel(tiny, msgspec.structs.replace(whole, mask_seen=masked)).backward(batch)[0]
+        for masked in (False, True)
+    ]
+    assert losses[1] < losses[0]
 
 
 def test_chance_is_the_models_own_and_restored(items: list[Item]) -> None:

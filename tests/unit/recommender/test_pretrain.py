@@ -63,7 +63,7 @@ def test_windows_hold_every_event_once_and_keep_the_order_of_blocks(tiny: Recomm
         user = past.dataset.users.index(name)
         own = {item for (owner, item) in block_of if owner == user}
         assert len(own) == int((events.user == user).sum())
-        window = next(w for w, _ in second if set(w.tolist()) == own and len(w) == len(own))
+        window = next(w.items for w in second if set(w.items.tolist()) == own and len(w.items) == len(own))
         blocks = [block_of[user, item][0] for item in window.tolist()]
         assert blocks == sorted(blocks)
 
@@ -84,6 +84,30 @@ def test_the_loss_is_each_items_from_the_items_before_it(tiny: Recommender) -> N
     asked = score_histories(tiny, [[], ["i3"], ["i3", "i5"], []])
     expected = -(asked[0, 3] + asked[1, 5] + asked[2, 7] + asked[3, 2]) / 4
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_what_was_taken_before_a_question_competes_no_more_where_it_is_masked(tiny: Recommender) -> None:
+    """Before the window, and in it before the question; a target always competes."""
+    window = Window(np.array([3, 5, 3, 7]), np.array([0, 1, 2, 2]), before=np.array([8, 7]))
+    batch = window_batch(tiny, [window, in_order(np.array([2]))], mask_seen=True)
+    assert batch.seen is not None
+    shut = [set(row.nonzero().flatten().tolist()) for row in batch.seen]
+    assert shut == [{7, 8}, {3, 7, 8}, {5, 7, 8}, {3, 5, 8}, set()]
+    asked = score_histories(tiny, [[], ["i3"], ["i3", "i5"], ["i3", "i5"], []])
+    expected = torch.log_softmax(asked.masked_fill(batch.seen, -torch.inf), dim=1)
+    mean = sum(expected[row, item] for row, item in enumerate([3, 5, 3, 7, 2])) / 5
+    assert window_loss(tiny, batch).item() == pytest.approx(-float(mean), abs=1e-5)
+    assert window_batch(tiny, [window]).seen is None
+
+
+def test_windows_know_what_came_before_them(tiny: Recommender, past: Timeline) -> None:
+    events = PastEvents(tiny, past)
+    windows = events.windows(3, np.random.default_rng(0))
+    lengths = {len(window.before) for window in windows}
+    assert lengths > {0} and sum(len(window.items) for window in windows if not len(window.before)) > 0
+    by_user = {tuple(window.before) + tuple(window.items) for window in windows}
+    longest = max(by_user, key=len)
+    assert all(longest[: len(run)] == run for run in by_user if run[:3] == longest[:3] and run[0] == longest[0])
 
 
 def test_a_whole_block_is_asked_for_before_any_of_it(tiny: Recommender, past: Timeline) -> None:
