@@ -15,8 +15,16 @@ from evaluation.choices import Protocol
 Settings = dict[str, Any]
 
 _LOUD: Settings = {"copying": 2.0}
-_MUCH_REPLAY: Settings = {"batch_events": 16, "replay_windows": 64, "event_weight": 0.5 / 16, "average": 0.99}
-_SMALL_STEPS: Settings = {"batch_events": 8, "replay_windows": 32, "event_weight": 0.5 / 8, "average": 0.99}
+_MASKED: Settings = {"mask_seen": True}
+_MUCH_REPLAY: Settings = {
+    "batch_events": 16,
+    "replay_windows": 64,
+    "event_weight": 0.5 / 16,
+    "average": 0.99,
+    **_MASKED,
+}
+_SMALL_STEPS: Settings = {**_MUCH_REPLAY, "batch_events": 8, "replay_windows": 32, "event_weight": 0.5 / 8}
+_SLOWLY: Settings = {"replay_windows": 64, "learning_rate": 5e-4, "average": 0.99, **_MASKED}
 _EVENTS_FIRST: Settings = {
     "whole_windows": False,
     "learning_rate": 1e-3,
@@ -26,30 +34,30 @@ _EVENTS_FIRST: Settings = {
 
 _SITTINGS: tuple[Settings, ...] = (
     {},
-    {"online": _MUCH_REPLAY},
-    {"model": _LOUD},
-    {"model": _LOUD, "online": _MUCH_REPLAY},
-    {"model": _LOUD, "online": _SMALL_STEPS},
+    {"pretrain": _MASKED, "online": _MUCH_REPLAY},
+    {"pretrain": _MASKED, "online": _SLOWLY},
+    {"model": _LOUD, "pretrain": _MASKED, "online": _MUCH_REPLAY},
+    {"model": _LOUD, "pretrain": _MASKED, "online": _SMALL_STEPS},
     {
         "model": {"preset": "medium", **_LOUD},
-        "pretrain": {"learning_rate": 1e-3, "dropout": 0.3},
+        "pretrain": {"learning_rate": 1e-3, "dropout": 0.3, **_MASKED},
         "online": {**_MUCH_REPLAY, "learning_rate": 1e-3},
     },
 )
 """People stay for a sitting: MovieLens."""
 
 
-def _rare(epochs: float, dropout: float, copying: float, weight: float = 2.0) -> Settings:
+def _rare(epochs: float, dropout: float, copying: float, weight: float = 2.0, masked: bool = True) -> Settings:
     return {
         "model": {"copying": copying},
-        "pretrain": {"epochs": epochs, "batch_rows": 128, "dropout": dropout},
-        "online": {**_EVENTS_FIRST, "event_weight": weight / 64},
+        "pretrain": {"epochs": epochs, "batch_rows": 128, "dropout": dropout, "mask_seen": masked},
+        "online": {**_EVENTS_FIRST, "event_weight": weight / 64, "mask_seen": masked},
     }
 
 
 _RARE_EVENTS: tuple[Settings, ...] = (
     {},
-    _rare(10.0, 0.2, 0.7),
+    _rare(10.0, 0.2, 0.7, masked=False),
     _rare(10.0, 0.2, 2.0),
     _rare(10.0, 0.3, 1.4),
     _rare(10.0, 0.2, 1.4, weight=4.0),
@@ -86,16 +94,16 @@ _BASKETS: tuple[Settings, ...] = (
 
 _LEAVE_ONE_OUT: tuple[Settings, ...] = (
     {},
-    {"model": _LOUD, "pretrain": {"epochs": 40.0, "dropout": 0.5}},
+    {"model": _LOUD, "pretrain": {"epochs": 40.0, "dropout": 0.5, **_MASKED}},
     {"pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3}},
-    {"model": _LOUD, "pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3}},
+    {"model": _LOUD, "pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3, **_MASKED}},
     {
         "model": {"preset": "medium"},
-        "pretrain": {"epochs": 40.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.3},
+        "pretrain": {"epochs": 40.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.3, **_MASKED},
     },
     {
         "model": {"preset": "medium"},
-        "pretrain": {"epochs": 60.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.5},
+        "pretrain": {"epochs": 60.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.5, **_MASKED},
     },
 )
 
