@@ -57,7 +57,7 @@ def test_init_writes_a_folder_that_loads(run: Any, tmp_path: Path) -> None:
         (["init"], "one of --preset and --base"),
         (["init", "--preset", "tiny", "--base", "x"], "one of --preset and --base"),
         (["init", "--preset", "tiny", "--window", "9"], "belong to --base"),
-        (["init", "--preset", "huge"], "tiny, medium, wide, small, base"),
+        (["init", "--preset", "huge"], "tiny, medium, wide, broad, small, base"),
         (["init", "--base", "no-such-folder"], "no-such-folder"),
         (["pretrain", "--epochs", "1", "--seconds", "1"], "one of --epochs and --seconds"),
         (["pretrain", "--preset", "tiny", "--model", "x"], "one of --preset and --model"),
