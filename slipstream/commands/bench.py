@@ -51,6 +51,9 @@ def kernels(
         raise typer.BadParameter(f"{device!r}: cpu, or cuda where PyTorch sees an NVIDIA GPU", param_hint="--device")
     if unknown := set(op or ()) - set(OPS):
         raise typer.BadParameter(f"no op {sorted(unknown)[0]!r}; choose from {', '.join(OPS)}", param_hint="--op")
+    if out is not None:
+        # Before minutes of timing, not behind them.
+        out.parent.mkdir(parents=True, exist_ok=True)
     elements = int(size) or (10**9 if device == "cuda" else 10**8)
     gradient = recorded_gradient(dataset) if dataset else None
     try:
