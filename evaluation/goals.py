@@ -11,7 +11,8 @@ from evaluation.our_trials import our_trials
 from evaluation.sasrec import Loss
 from evaluation.tables import Goal
 
-SASREC = ("sasrec-bce", "sasrec-sampled", "sasrec-gbce", "sasrec-full")
+LOSSES: tuple[Loss, ...] = ("bce", "sampled", "gbce", "full")
+SASREC = tuple(f"sasrec-{loss}" for loss in LOSSES)
 ONLINE_OVER_FROZEN = {"ml-100k": 1.08}
 """1.15 elsewhere: ML-100K's stream is seven months, almost all of it users' first days."""
 
@@ -19,8 +20,7 @@ ONLINE_OVER_FROZEN = {"ml-100k": 1.08}
 def methods(dataset: Dataset, protocol: Protocol) -> list[Method]:
     """Everything that is compared on the data set, cheapest first."""
     found: list[Method] = [Heuristics(heuristic) for heuristic in heuristic_methods(dataset)]
-    losses: tuple[Loss, ...] = ("bce", "sampled", "gbce", "full")
-    found += [SasrecMethod(loss, sasrec_trials(loss, dataset.repeats)) for loss in losses]
+    found += [SasrecMethod(loss, sasrec_trials(loss, dataset.repeats)) for loss in LOSSES]
     streams = protocol == "prequential"
     found.append(Ours(our_trials(dataset, protocol), online=streams))
     if streams:

@@ -114,6 +114,25 @@ class SasrecMethod(Method):
         return kept if "epochs" in kept else {**kept, "epochs": self._epochs}
 
 
+_WHOLE_BLOCKS: dict[str, Any] = {"window": 200, "from_block_start": True}
+_SHAPES: tuple[dict[str, Any], ...] = (
+    {"hidden": 64, "dropout": 0.2},
+    {"hidden": 64, "dropout": 0.5},
+    {"hidden": 128, "dropout": 0.3},
+    {"hidden": 128, "dropout": 0.5},
+    {"hidden": 256, "dropout": 0.5},
+    {"hidden": 128, "dropout": 0.3, **_WHOLE_BLOCKS},
+)
+_BASKET_SHAPES: tuple[dict[str, Any], ...] = (
+    {"hidden": 128, "dropout": 0.3},
+    {"hidden": 128, "dropout": 0.3, **_WHOLE_BLOCKS},
+    {"hidden": 256, "dropout": 0.3, **_WHOLE_BLOCKS},
+    {"hidden": 256, "dropout": 0.5, **_WHOLE_BLOCKS},
+    {"hidden": 512, "dropout": 0.5, **_WHOLE_BLOCKS},
+    {"hidden": 1024, "dropout": 0.5, "batch_rows": 64, "learning_rate": 5e-4, **_WHOLE_BLOCKS},
+)
+
+
 def sasrec_trials(loss: Loss, repeats: bool) -> tuple[dict[str, Any], ...]:
     """Six settings around those of the papers that tuned SASRec: width, dropout, window, whole blocks.
 
@@ -121,22 +140,5 @@ def sasrec_trials(loss: Loss, repeats: bool) -> tuple[dict[str, Any], ...]:
         repeats: whether people take things again. Then all but one ask for whole blocks of a long history, and widths
             go as far as ours.
     """
-    shapes: tuple[dict[str, Any], ...] = (
-        {"hidden": 64, "dropout": 0.2},
-        {"hidden": 64, "dropout": 0.5},
-        {"hidden": 128, "dropout": 0.3},
-        {"hidden": 128, "dropout": 0.5},
-        {"hidden": 256, "dropout": 0.5},
-        {"hidden": 128, "dropout": 0.3, "window": 200, "from_block_start": True},
-    )
-    if repeats:
-        baskets = {"window": 200, "from_block_start": True}
-        shapes = (
-            shapes[2],
-            shapes[5],
-            {"hidden": 256, "dropout": 0.3, **baskets},
-            {"hidden": 256, "dropout": 0.5, **baskets},
-            {"hidden": 512, "dropout": 0.5, **baskets},
-            {"hidden": 1024, "dropout": 0.5, "batch_rows": 64, "learning_rate": 5e-4, **baskets},
-        )
+    shapes = _BASKET_SHAPES if repeats else _SHAPES
     return tuple({**asdict(SasrecSettings(loss=loss)), **shape} for shape in shapes)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from catalogue.datasets import Dataset
+from catalogue.heuristic import SECONDS_PER_DAY
 from catalogue.protocol import Block
 from catalogue.replay import Timeline
 from evaluation.flops import Flops
@@ -153,7 +154,7 @@ class OnlineScorer(ModelScorer):
         return UserUpdate(history, events)
 
 
-POPULAR_SECONDS = 30 * 86400
+POPULAR_SECONDS = 30 * SECONDS_PER_DAY
 """Of the past's end, for `newborn`'s `popular`."""
 
 

@@ -31,4 +31,4 @@ def _window(recommender: Recommender, history: Sequence[Interaction]) -> Window:
     times = np.array([seen.timestamp for seen in window])
     order = np.lexsort((torch.rand(len(window)).numpy(), np.cumsum(np.diff(times, prepend=times[:1]) != 0)))
     before = np.array([index[seen.item_id] for seen in known[:first]], np.int64)
-    return in_order(np.array([index[seen.item_id] for seen in window], np.int64)[order])._replace(before=before)
+    return in_order(np.array([index[seen.item_id] for seen in window], np.int64)[order], before)

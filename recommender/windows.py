@@ -26,6 +26,7 @@ from recommender.loading import Recommender
 from recommender.scoring import hidden_states, item_log_probabilities, pad_right
 
 Items = NDArray[np.int64]
+_NOTHING: Items = np.empty(0, np.int64)
 
 
 class Window(NamedTuple):
@@ -40,12 +41,12 @@ class Window(NamedTuple):
 
     items: Items
     asked_after: Items
-    before: Items = np.empty(0, np.int64)
+    before: Items = _NOTHING
 
 
-def in_order(items: Items) -> Window:
+def in_order(items: Items, before: Items = _NOTHING) -> Window:
     """Each item is asked for after all before it."""
-    return Window(items, np.arange(len(items)))
+    return Window(items, np.arange(len(items)), before)
 
 
 class PastEvents:
@@ -111,7 +112,7 @@ def last_windows(recommender: Recommender, batch: OnlineBatch) -> list[Window]:
     newest = {block.user: block for block in batch.blocks}
     size = recommender.prompt.window
     whole = [np.array([*block.before, *block.targets], np.int64) for block in newest.values()]
-    return [in_order(items[-size:])._replace(before=items[:-size]) for items in whole]
+    return [in_order(items[-size:], items[:-size]) for items in whole]
 
 
 def window_batch(recommender: Recommender, windows: Sequence[Window], mask_seen: bool = False) -> WindowBatch:

@@ -56,13 +56,7 @@ def offline(
 ) -> None:
     """Nobody learns after the split: baselines, SASRec and ours on the last 20 %, or on each user's last item."""
     session = _session(split, dataset, data, seeds, device, methods, out, choose, jobs, threads)
-    results = _evaluate(session)
-    if page is not None:
-        from evaluation.page import write_page
-
-        write_page(session, results, page)
-    if as_json:
-        print(json.dumps(_json(session, results)))
+    _write(session, _evaluate(session), page, None, as_json)
 
 
 @group.command("prequential")
@@ -88,12 +82,7 @@ def prequential(
         from evaluation.plots import plot_stream
 
         plot_stream(f"{dataset}: test, then train", next(iter(results.tables.values())), plot)
-    if page is not None:
-        from evaluation.page import write_page
-
-        write_page(session, results, page, plot)
-    if as_json:
-        print(json.dumps(_json(session, results)))
+    _write(session, results, page, plot, as_json)
 
 
 @group.command("drift")
@@ -193,6 +182,16 @@ def _print(session: Session, results: Results) -> None:
         console.print(goals_table(results.verdicts))
     if line := flops_line(results.flops):
         console.print(line)
+
+
+def _write(session: Session, results: Results, page: Path | None, plot: Path | None, as_json: bool) -> None:
+    """What was asked for beside the tables; the JSON line comes last."""
+    if page is not None:
+        from evaluation.page import write_page
+
+        write_page(session, results, page, plot)
+    if as_json:
+        print(json.dumps(_json(session, results)))
 
 
 def _json(session: Session, results: Results) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import torch
 
 from catalogue.datasets import Dataset
 from catalogue.replay import timeline
-from evaluation.choices import Choices, try_settings, untried
-from evaluation.goals import methods
+from evaluation.choices import Choices, Protocol, try_settings, untried
+from evaluation.goals import SASREC, methods
 from evaluation.heuristics import MODEL_TRIALS, POPULARITY_DECAYED, TRIALS, heuristic_methods
 from evaluation.methods import Heuristics, SasrecMethod
 from evaluation.our_method import MODEL, Ours, online_settings
@@ -26,6 +26,8 @@ from evaluation.tasks import Task, spread
 from recommender.recipe import PRETRAIN, PretrainSettings
 
 CPU = torch.device("cpu")
+PROTOCOLS: tuple[Protocol, ...] = ("prequential", "time-split", "leave-one-out")
+TUNED = (*SASREC, Ours.name)
 
 
 def test_choices_are_the_same_whatever_happens_in_the_last_fifth(walkers: Dataset, tmp_path: Path) -> None:
@@ -54,18 +56,17 @@ def test_everyone_who_is_tuned_has_as_many_trials(walkers: Dataset, shoppers: Da
     assert TRIALS >= MODEL_TRIALS
     names = ("ml-100k", "ml-1m-partial", "latest-small", "online-retail", "amazon-sports")
     named = [dataclasses.replace(shoppers if name == "online-retail" else walkers, name=name) for name in names]
-    for data, protocol in itertools.product(named, ("prequential", "time-split", "leave-one-out")):
-        tuned = [
-            m for m in methods(data, protocol) if isinstance(m, SasrecMethod | Ours) and m.name != "ours-retrained"
-        ]  # type: ignore[arg-type]
+    for data, protocol in itertools.product(named, PROTOCOLS):
+        tuned = [m for m in methods(data, protocol) if isinstance(m, SasrecMethod | Ours) and m.name in TUNED]
         assert len(tuned) == 5
         for method in tuned:
             assert len({configuration_hash(trial) for trial in method.trials}) == len(method.trials) == MODEL_TRIALS
 
 
 def test_every_setting_that_is_tried_makes_a_model(walkers: Dataset, shoppers: Dataset) -> None:
-    for data, protocol in itertools.product((walkers, shoppers), ("prequential", "leave-one-out")):
-        for settings in our_trials(data, protocol):  # type: ignore[arg-type]
+    sports = dataclasses.replace(walkers, name="amazon-sports")
+    for data, protocol in itertools.product((walkers, sports, shoppers), PROTOCOLS):
+        for settings in our_trials(data, protocol):
             assert newborn(timeline(data, 0), seed=0, **{**MODEL, **settings.get("model", {})}).vocabulary.num_items
             msgspec.convert({**msgspec.to_builtins(PRETRAIN), **settings.get("pretrain", {})}, PretrainSettings)
             online_settings(settings.get("online", {}))

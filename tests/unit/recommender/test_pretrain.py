@@ -106,6 +106,7 @@ def test_windows_know_what_came_before_them(tiny: Recommender, past: Timeline) -
     lengths = {len(window.before) for window in windows}
     assert lengths > {0} and sum(len(window.items) for window in windows if not len(window.before)) > 0
     by_user = {tuple(window.before) + tuple(window.items) for window in windows}
+    assert all(tuple(window.before) in by_user for window in windows if len(window.before)), "cut nowhere else"
     longest = max(by_user, key=len)
     assert all(longest[: len(run)] == run for run in by_user if run[:3] == longest[:3] and run[0] == longest[0])
 
