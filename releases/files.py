@@ -16,6 +16,7 @@ from typing import Any
 import fsspec
 
 from releases.bundle import ReleaseCorrupt
+from releases.unavailable import reached
 
 try:
     from botocore.exceptions import FlexibleChecksumError
@@ -24,12 +25,19 @@ except ImportError:  # without the extra `s3`
 else:
     _DAMAGED = (FlexibleChecksumError,)
 
+_S3_TRIES = 2
+"""Of one call, by botocore, whose connections wait 5 s and reads 15 s: a store that swallows packets is found out in
+10 s, one that hangs in 30 s. Who calls may be training meanwhile, and tries again later."""
+
 CONDITIONAL_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "az")
 """fsspec protocols whose `pipe_file(mode="create")` is decided by the server."""
 
 
 class Files(ABC):
-    """Whole files under one root; a path is relative and has `/` in it. Thread-safe."""
+    """Whole files under one root; a path is relative and has `/` in it. Thread-safe.
+
+    Each method raises StoreUnavailable where the root is in an object store that can't be reached.
+    """
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> None:
@@ -102,28 +110,40 @@ class ObjectFiles(Files):
     def __init__(self, root_url: str, storage_options: dict[str, Any]) -> None:
         # Another process writes here too: a cached listing would hide its files.
         options = {"use_listings_cache": False, **storage_options}
+        protocol, _ = fsspec.core.split_protocol(root_url)
+        if protocol in ("s3", "s3a"):
+            tries = {"retries": {"mode": "standard", "total_max_attempts": _S3_TRIES}}
+            options["config_kwargs"] = {**tries, **options.get("config_kwargs", {})}
         self.fs, root = fsspec.core.url_to_fs(root_url, **options)
+        if protocol in ("s3", "s3a"):
+            # s3fs would do what botocore has given up on five times over.
+            self.fs.retries = 1
         self.root = root.rstrip("/")
+        self._url = root_url
 
     def create(self, path: str, data: bytes) -> None:
-        self.fs.pipe_file(f"{self.root}/{path}", data, mode="create")
+        with reached(self._url):
+            self.fs.pipe_file(f"{self.root}/{path}", data, mode="create")
 
     def read(self, path: str) -> bytes:
         try:
-            return bytes(self.fs.cat_file(f"{self.root}/{path}"))
+            with reached(self._url):
+                return bytes(self.fs.cat_file(f"{self.root}/{path}"))
         except _DAMAGED as error:
             raise ReleaseCorrupt(f"{self.root}/{path}: {error}") from error
 
     def names(self, folder: str) -> list[str]:
         try:
-            found = self.fs.ls(f"{self.root}/{folder}", detail=False)
+            with reached(self._url):
+                found = self.fs.ls(f"{self.root}/{folder}", detail=False)
         except FileNotFoundError:
             return []
         return sorted(path.rsplit("/", 1)[-1] for path in found)
 
     def remove(self, path: str) -> None:
         try:
-            self.fs.rm_file(f"{self.root}/{path}")
+            with reached(self._url):
+                self.fs.rm_file(f"{self.root}/{path}")
         except FileNotFoundError:
             return
 

@@ -22,7 +22,10 @@ class ReleaseMissing(Exception):
 
 
 class ReleaseStore(ABC):
-    """Releases of many models under one root. Safe for many readers and, by epochs, one live writer a model."""
+    """Releases of many models under one root. Safe for many readers and, by epochs, one live writer a model.
+
+    Each method raises StoreUnavailable (`releases/unavailable.py`) when the store can't be reached.
+    """
 
     @abstractmethod
     def acquire_epoch(self, model: str) -> int:

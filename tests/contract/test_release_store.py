@@ -6,12 +6,7 @@ The S3 half needs `versitygw` on the PATH or in $SLIPSTREAM_VERSITYGW; without i
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import socket
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +20,8 @@ from releases.bundle import RawTensor, ReleaseCorrupt
 from releases.files import ObjectFiles
 from releases.fsspec_store import FsspecReleaseStore
 from releases.store import ReleaseMissing, ReleaseStore, VersionTaken, WriterReplaced
+from releases.unavailable import StoreUnavailable
+from tests.s3_server import S3Server
 
 MODEL = "tiny"
 
@@ -46,50 +43,28 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    binary = os.environ.get("SLIPSTREAM_VERSITYGW") or shutil.which("versitygw")
-    if not binary:
-        pytest.skip("NOT RUN: the release store on S3; put versitygw on the PATH or into $SLIPSTREAM_VERSITYGW")
-    folder = tmp_path_factory.mktemp("s3")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [binary, "--port", f"127.0.0.1:{port}", "posix", str(folder)],
-        env={**os.environ, "ROOT_ACCESS_KEY": "slipstream", "ROOT_SECRET_KEY": "slipstream-secret"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
     try:
-        _wait_for_port(port, process)
-        yield f"http://127.0.0.1:{port}", folder
+        yield server
     finally:
-        process.kill()
-        process.wait()
-
-
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), 0.2).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise RuntimeError(f"versitygw does not listen on {port} (exit code {process.poll()})")
+        server.stop()
 
 
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return Place(FsspecReleaseStore(str(tmp_path)), FsspecReleaseStore(f"file://{tmp_path}"), tmp_path)
-    pytest.importorskip("s3fs", reason="NOT RUN: the release store on S3; install the extra `s3`")
-    endpoint, folder = request.getfixturevalue("s3_server")
+    return s3_place(request.getfixturevalue("s3_server"), tmp_path)
+
+
+def s3_place(server: S3Server, tmp_path: Path) -> Place:
+    """In a bucket of its own."""
     bucket = "b" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:20]
-    options = {"key": "slipstream", "secret": "slipstream-secret", "endpoint_url": endpoint}
-    store = FsspecReleaseStore(f"s3://{bucket}/root", **options)
-    store._files.fs.mkdir(bucket)
-    return Place(store, FsspecReleaseStore(f"s3://{bucket}/root", **options), folder / bucket / "root")
+    (server.folder / bucket).mkdir()
+    store, other = (FsspecReleaseStore(f"s3://{bucket}/root", **server.options) for _ in range(2))
+    return Place(store, other, server.folder / bucket / "root")
 
 
 def weights(seed: int = 0) -> dict[str, RawTensor]:
@@ -302,3 +277,25 @@ def test_models_do_not_see_one_another_and_names_can_not_leave_the_root(place: P
 def test_a_store_without_conditional_put_is_refused() -> None:
     with pytest.raises(ValueError, match="no conditional put"):
         FsspecReleaseStore("memory://releases")
+
+
+def test_a_server_that_is_away_is_said_to_be_and_is_used_again_when_it_is_back(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    place = s3_place(s3_server, tmp_path)
+    epoch = place.store.acquire_epoch(MODEL)
+    publish(place.store, 1, epoch)
+    s3_server.stop()
+    try:
+        for call in (
+            lambda: publish(place.store, 2, epoch),
+            lambda: place.other.read(MODEL, 1),
+            lambda: place.other.acquire_epoch(MODEL),
+            lambda: place.store.remove_old(MODEL, 1, frozenset()),
+        ):
+            with pytest.raises(StoreUnavailable, match=f"{place.store.root_url}.*AWS_ENDPOINT_URL"):
+                call()
+    finally:
+        s3_server.start()
+    publish(place.store, 2, epoch)
+    assert place.other.versions(MODEL) == [1, 2]
