@@ -40,12 +40,16 @@ class Choices:
         """Those with a trial."""
         return list(self._read())
 
-    def best(self, method: str) -> dict[str, Any]:
-        """The settings to fit `method` with. Raises LookupError where nothing was tried."""
+    def best(self, method: str, scorer: str | None = None) -> dict[str, Any]:
+        """The settings to fit `method` with: those of its last scorer's best trial, or of `scorer`'s.
+
+        Raises LookupError where nothing was tried.
+        """
         trials = self.trials(method)
         if not trials:
             raise LookupError(f"{method} has no trial in {self.path}; leave out --no-choose")
-        return dict(max(trials, key=lambda trial: trial["ndcg"])["chosen"])
+        found = max(trials, key=lambda trial: trial["scorers"][scorer] if scorer else trial["ndcg"])
+        return dict(found["chosen"])
 
     def add(self, method: str, trial: dict[str, Any]) -> None:
         """Keep one more trial."""

@@ -25,6 +25,7 @@ _MUCH_REPLAY: Settings = {
 }
 _SMALL_STEPS: Settings = {**_MUCH_REPLAY, "batch_events": 8, "replay_windows": 32, "event_weight": 0.5 / 8}
 _SLOWLY: Settings = {"replay_windows": 64, "learning_rate": 5e-4, "average": 0.99, **_MASKED}
+_SMALL_AND_SLOW: Settings = {**_MUCH_REPLAY, "learning_rate": 5e-4}
 _EVENTS_FIRST: Settings = {
     "whole_windows": False,
     "learning_rate": 1e-3,
@@ -33,7 +34,7 @@ _EVENTS_FIRST: Settings = {
 }
 
 _SITTINGS: tuple[Settings, ...] = (
-    {},
+    {"model": _LOUD, "pretrain": _MASKED, "online": _SMALL_AND_SLOW},
     {"pretrain": _MASKED, "online": _MUCH_REPLAY},
     {"pretrain": _MASKED, "online": _SLOWLY},
     {"model": _LOUD, "pretrain": _MASKED, "online": _MUCH_REPLAY},
@@ -47,16 +48,18 @@ _SITTINGS: tuple[Settings, ...] = (
 """People stay for a sitting: MovieLens."""
 
 
-def _rare(epochs: float, dropout: float, copying: float, weight: float = 2.0, masked: bool = True) -> Settings:
+def _rare(
+    epochs: float, dropout: float, copying: float, weight: float = 2.0, masked: bool = True, preset: str = "tiny"
+) -> Settings:
     return {
-        "model": {"copying": copying},
+        "model": {"preset": preset, "copying": copying},
         "pretrain": {"epochs": epochs, "batch_rows": 128, "dropout": dropout, "mask_seen": masked},
         "online": {**_EVENTS_FIRST, "event_weight": weight / 64, "mask_seen": masked},
     }
 
 
 _RARE_EVENTS: tuple[Settings, ...] = (
-    {},
+    _rare(10.0, 0.4, 1.4, preset="medium"),
     _rare(10.0, 0.2, 0.7, masked=False),
     _rare(10.0, 0.2, 2.0),
     _rare(10.0, 0.3, 1.4),
@@ -93,7 +96,7 @@ _BASKETS: tuple[Settings, ...] = (
 """Baskets, and the same things again: Online Retail."""
 
 _LEAVE_ONE_OUT: tuple[Settings, ...] = (
-    {},
+    {"pretrain": {"dropout": 0.3}},
     {"model": _LOUD, "pretrain": {"epochs": 40.0, "dropout": 0.5, **_MASKED}},
     {"pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3}},
     {"model": _LOUD, "pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3, **_MASKED}},
@@ -107,11 +110,30 @@ _LEAVE_ONE_OUT: tuple[Settings, ...] = (
     },
 )
 
+_LEAVE_ONE_OUT_RARE: tuple[Settings, ...] = (
+    {"pretrain": {"epochs": 20.0, "batch_rows": 128, "dropout": 0.3}},
+    {"model": _LOUD, "pretrain": {"epochs": 20.0, "batch_rows": 128, "dropout": 0.3, **_MASKED}},
+    {"pretrain": {"epochs": 40.0, "batch_rows": 128, "dropout": 0.5, **_MASKED}},
+    {
+        "model": {"preset": "medium", **_LOUD},
+        "pretrain": {"epochs": 20.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.3, **_MASKED},
+    },
+    {
+        "model": {"preset": "medium"},
+        "pretrain": {"epochs": 30.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.5, **_MASKED},
+    },
+    {
+        "model": {"preset": "medium"},
+        "pretrain": {"epochs": 60.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.5},
+    },
+)
+
 
 def our_trials(dataset: Dataset, protocol: Protocol) -> tuple[Settings, ...]:
     """Settings of `Ours`, as many as each loss of SASRec has."""
+    rare = dataset.name.startswith("amazon")
     if protocol == "leave-one-out":
-        return _LEAVE_ONE_OUT
+        return _LEAVE_ONE_OUT_RARE if rare else _LEAVE_ONE_OUT
     if dataset.repeats:
         return _BASKETS
-    return _RARE_EVENTS if dataset.name.startswith("amazon") else _SITTINGS
+    return _RARE_EVENTS if rare else _SITTINGS

@@ -32,6 +32,8 @@ class SasrecSettings:
             padding does, from its `end`.
         dropout: on embeddings, attention weights and both sublayers.
         from_block_start: see `evaluation.sequences.Sequences`.
+        mask_seen: of `full` and `sampled`: what a user has had before the question does not compete, as when it is
+            asked. The other two never draw an item that the row holds.
         learning_rate, weight_decay, batch_rows: of AdamW; the rate rises over the first 100 steps.
     """
 
@@ -45,6 +47,7 @@ class SasrecSettings:
     align: Literal["start", "end"] = "start"
     dropout: float = 0.2
     from_block_start: bool = False
+    mask_seen: bool = False
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     batch_rows: int = 128

@@ -70,16 +70,30 @@ class SasrecTrainer:
         own = self._settings
         match own.loss:
             case "full":
-                return full_softmax(states, rows, targets)
+                return full_softmax(states, rows, targets, self._seen(batch, self._born))
             case "sampled":
                 # A quarter uniform keeps the correction of rare items bounded.
                 negatives = torch.multinomial(self._proposal, own.negatives, replacement=True)
-                return sampled_softmax(states, rows, targets, negatives, self._proposal.log())
+                without = self._seen(batch, self._born[negatives])
+                return sampled_softmax(states, rows, targets, negatives, self._proposal.log(), without)
             case "bce":
                 return binary(states, rows, targets, self._own_negatives(batch, 1))
             case "gbce":
                 beta = gbce_beta(len(rows), own.negatives, own.gbce_t)
                 return binary(states, rows, targets, self._own_negatives(batch, own.negatives), beta)
+
+    def _seen(self, batch: Batch, items: Tensor) -> Tensor | None:
+        """`[E, len(items)]` bool: what the user had before the question, never the answer; None: all compete."""
+        if not self._settings.mask_seen:
+            return None
+        columns = batch.items.shape[1]
+        shape = (len(batch.items), self.model.num_items + 2)
+        first = torch.full(shape, columns, dtype=torch.int64, device=self._device)
+        place = torch.arange(columns, device=self._device).expand_as(batch.items)
+        first.scatter_reduce_(1, batch.items, place, "amin")
+        first[batch.earlier_rows, batch.earlier_items] = 0
+        seen = first[:, items][batch.rows] <= (batch.states % columns)[:, None]
+        return seen & (items[None, :] != batch.targets[:, None])
 
     @property
     def _proposal(self) -> Tensor:

@@ -31,6 +31,7 @@ class Batch:
         lengths: `[B]` int64, tokens of each row without padding.
         states: `[E]` int64, positions in the flattened `[B * T]` whose state predicts an item.
         targets: `[E]` int64, that item. rows: `[E]` int64, its row.
+        earlier_rows, earlier_items: `[H]` int64, each row's items of its user from before those it reads.
     """
 
     items: Tensor
@@ -38,12 +39,16 @@ class Batch:
     states: Tensor
     targets: Tensor
     rows: Tensor
+    earlier_rows: Tensor
+    earlier_items: Tensor
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Where each row stands in the flat, user-sorted events: context from `context`, targets `[first, end)`."""
+    """Where each row stands in the flat, user-sorted events: its user from `begin`, context from `context`, targets
+    `[first, end)`."""
 
+    begin: Ints
     context: Ints
     first: Ints
     end: Ints
@@ -89,7 +94,7 @@ class Sequences:
         begin, stop = self._user_start[owner], self._user_start[owner] + counts[owner]
         first = np.where(number == 0, begin, begin + first_cut[owner] + (number - 1) * size)
         end = np.minimum(np.where(number == 0, begin + first_cut[owner], first + size), stop)
-        return _Rows(context=np.maximum(begin, end - 1 - self._window), first=first, end=end)
+        return _Rows(begin=begin, context=np.maximum(begin, end - 1 - self._window), first=first, end=end)
 
     def _batch(self, flat: Ints, block_start: Ints, rows: _Rows, numbers: Ints, device: torch.device) -> Batch:
         context, first, end = rows.context[numbers], rows.first[numbers], rows.end[numbers]
@@ -105,7 +110,10 @@ class Sequences:
         before = block_start[event] if self._from_block_start else event
         keep = before >= context[row]
         row, event, before = row[keep], event[keep], before[keep]
-        arrays = (items, lengths, row * len(column) + before - context[row], flat[event], row)
+        earlier = context - rows.begin[numbers]
+        of = np.repeat(np.arange(len(numbers)), earlier)
+        had = flat[np.arange(len(of)) - np.repeat(np.cumsum(earlier) - earlier - rows.begin[numbers], earlier)]
+        arrays = (items, lengths, row * len(column) + before - context[row], flat[event], row, of, had)
         return Batch(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
 
 

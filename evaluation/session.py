@@ -13,7 +13,7 @@ from catalogue.replay import Timeline, timeline
 from evaluation.choices import Choices, Protocol, untried
 from evaluation.cold_start import ages, new_users, young_items
 from evaluation.goals import goals, methods
-from evaluation.methods import Method
+from evaluation.methods import Heuristics, Method
 from evaluation.our_method import Ours, Retrained, retrained_trials
 from evaluation.record import Record
 from evaluation.retraining import Start
@@ -70,7 +70,15 @@ class Session:
     @property
     def choices(self) -> Choices:
         """What was and will be tried."""
-        return Choices(self.folder / self.dataset.name / self.protocol / "choices.json")
+        return self._choices(self.protocol)
+
+    @property
+    def stream_choices(self) -> Choices:
+        """What was tried for the stream."""
+        return self._choices("prequential")
+
+    def _choices(self, protocol: Protocol) -> Choices:
+        return Choices(self.folder / self.dataset.name / protocol / "choices.json")
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,7 @@ def _choose(session: Session, found: Sequence[Method], on_text: OnText, on_progr
         session.task(method, settings, None)
         for method in found
         if len(method.trials) > 1
+        if not _shared(session, method)
         for settings in untried(method, session.choices)
     ]
     for task, trial in perform_all(tasks, session.jobs, on_text, on_progress):
@@ -133,10 +142,25 @@ def _choose(session: Session, found: Sequence[Method], on_text: OnText, on_progr
 
 
 def _runs(session: Session, method: Method) -> list[Run]:
-    settings = method.trials[0] if len(method.trials) == 1 else session.choices.best(method.name)
+    settings = _settings(session, method)
     return [
         Run(session.dataset, session.protocol, method, settings, seed, session.folder) for seed in range(session.seeds)
     ]
+
+
+def _settings(session: Session, method: Method) -> Mapping[str, Any]:
+    if len(method.trials) == 1:
+        return method.trials[0]
+    if _shared(session, method):
+        return session.stream_choices.best(method.name, "ours-frozen" if isinstance(method, Ours) else method.name)
+    return session.choices.best(method.name)
+
+
+def _shared(session: Session, method: Method) -> bool:
+    """Whether the stream's trials choose for the time split, too: both end at 80 %, and a trained model is asked the
+    same in both but for the items born after 70 %."""
+    apart = isinstance(method, Heuristics) or bool(session.choices.trials(method.name))
+    return session.protocol == "time-split" and not apart and bool(session.stream_choices.trials(method.name))
 
 
 def _collect(session: Session, runs: Sequence[Run]) -> Results:

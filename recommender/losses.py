@@ -10,26 +10,38 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, logsigmoid
 
 
-def full_softmax(states: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy over the whole catalogue."""
-    return cross_entropy(linear(states, rows).float(), targets)
+def full_softmax(states: Tensor, rows: Tensor, targets: Tensor, without: Tensor | None = None) -> Tensor:
+    """Cross-entropy over the whole catalogue, or over what is left of it.
+
+    Args:
+        without: `[E, I]` bool, items that do not compete; no target may be one.
+    """
+    logits = linear(states, rows).float()
+    return cross_entropy(logits if without is None else logits.masked_fill(without, -torch.inf), targets)
 
 
 def sampled_softmax(
-    states: Tensor, rows: Tensor, targets: Tensor, negatives: Tensor, log_q: Tensor | None = None
+    states: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    log_q: Tensor | None = None,
+    without: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy over the target and `negatives [N]`, which all targets share.
 
-    A negative that is the target itself is left out. With `log_q [I]`, the log-probability by which negatives are
-    drawn, logits are corrected by it (Bengio & Senécal 2008; Yi et al., RecSys 2019), so that the expectation is that
-    of the full softmax; without, popular negatives are punished for being drawn often.
+    A negative that is the target itself is left out, and so are those in `without [E, N]` bool. With `log_q [I]`, the
+    log-probability by which negatives are drawn, logits are corrected by it (Bengio & Senécal 2008; Yi et al., RecSys
+    2019), so that the expectation is that of the full softmax; without, popular negatives are punished for being drawn
+    often.
     """
     positive = (states * rows[targets]).sum(dim=1, keepdim=True).float()
     negative = linear(states, rows[negatives]).float()
     if log_q is not None:
         positive = positive - log_q[targets][:, None]
         negative = negative - log_q[negatives][None, :]
-    negative = negative.masked_fill(negatives[None, :] == targets[:, None], -torch.inf)
+    left_out = negatives[None, :] == targets[:, None]
+    negative = negative.masked_fill(left_out if without is None else left_out | without, -torch.inf)
     logits = torch.cat([positive, negative], dim=1)
     return cross_entropy(logits, torch.zeros_like(targets))
 

@@ -148,10 +148,14 @@ class OnlineModel:
     @contextmanager
     def _own_random_state(self) -> Iterator[None]:
         """In here torch draws from this model's state, which `step` then moves on; a refused batch leaves it."""
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        device = self._learning.head.weight.device
+        on_gpu = device.type == "cuda"
+        # Only the GPU that is used: each further one would cost a context of half a GB.
+        with torch.random.fork_rng(devices=[device] if on_gpu else []):
             torch.set_rng_state(self._random)
-            if torch.cuda.is_available():
-                torch.cuda.manual_seed_all(int(torch.randint(2**31, ())))
+            if on_gpu:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(int(torch.randint(2**31, ())))
             yield
             self._next_random = torch.get_rng_state()
 

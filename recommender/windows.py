@@ -132,10 +132,11 @@ def window_batch(recommender: Recommender, windows: Sequence[Window], mask_seen:
     targets = np.concatenate([window.items for window in windows])[asked]
     seen = None
     if mask_seen:
-        mask = _first_seen(windows, recommender.vocabulary.num_items)[row[asked]] < depth[asked][:, None]
+        first = torch.from_numpy(_first_seen(windows, recommender.vocabulary.num_items)).to(device)
+        asker, before, answer = (torch.from_numpy(part).to(device) for part in (row[asked], depth[asked], targets))
+        seen = first[asker] < before[:, None]
         # Taken again: it was an answer.
-        mask[np.arange(len(targets)), targets] = False
-        seen = torch.from_numpy(mask).to(device)
+        seen.scatter_(1, answer[:, None], False)
     return WindowBatch(
         tokens=tokens,
         states=torch.from_numpy(states[asked]).to(device),

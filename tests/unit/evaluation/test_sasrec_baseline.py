@@ -122,3 +122,25 @@ def test_negatives_are_born_and_not_in_the_row(walkers: Dataset) -> None:
         kept = born[drawn[drawn >= 0]]
         assert not set(kept.tolist()) & set(batch.items[row].tolist())
     assert (negatives >= 0).float().mean() > 0.4
+
+
+@pytest.mark.parametrize("window", [50, 6])
+def test_what_a_user_has_had_does_not_compete_where_it_is_masked(walkers: Dataset, window: int) -> None:
+    past = tuning_stage(walkers, 0).past
+    settings = dataclasses.replace(SMALL, window=window, mask_seen=True)
+    trainer = SasrecTrainer(past, settings, 0, CPU)
+    batch = next(trainer._sequences.batches(8, trainer._random, CPU))
+    seen = trainer._seen(batch, trainer._born)
+    assert seen is not None
+    width = batch.items.shape[1]
+    earlier: dict[int, set[int]] = {}
+    for row, item in zip(batch.earlier_rows.tolist(), batch.earlier_items.tolist(), strict=True):
+        earlier.setdefault(row, set()).add(item)
+    assert bool(earlier) == (window == 6), "a short window leaves much of a history outside"
+    for mask, state, row, target in zip(
+        seen, batch.states.tolist(), batch.rows.tolist(), batch.targets.tolist(), strict=True
+    ):
+        had = set(batch.items[row, 1 : state % width + 1].tolist()) | earlier.get(row, set())
+        assert set(trainer._born[mask].tolist()) == had - {target}
+    plain = SasrecTrainer(past, dataclasses.replace(settings, mask_seen=False), 0, CPU)
+    assert trainer._loss(batch) < plain._loss(batch), "less competes"
