@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from online_trainer.ledger import Untrained
+from releases.store_watch import StoreWatch
 
 _RELEASE_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -46,6 +47,15 @@ class TrainerMetrics:
         self.disk_full = self._gauge("disk_full", "1 while the disk is full: training goes on, publishing does not.")
         self.log_up = self._gauge("log_up", "1 while the event log answers.")
         self.log_up.set(1)
+        self.store_up = self._gauge("store_up", "0 from when the release store could not be reached until it was.")
+        self.store_up.set(1)
+        self.store_unavailable = self._counter(
+            "store_unavailable", "Times that the release store was asked and could not be reached."
+        )
+
+    def watch_store(self, effect: str) -> StoreWatch:
+        """One that shows in these metrics; `effect` is for its log."""
+        return StoreWatch(effect, self.store_up.set, self.store_unavailable.inc)
 
     def count_arrivals(self, reasons: Iterable[Untrained]) -> None:
         """Count the records that will not be trained."""

@@ -1,4 +1,4 @@
-"""Waiting out a log that is away."""
+"""Waiting out a log, or a release store, that is away."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeVar
 import structlog
 
 from online_trainer.metrics import TrainerMetrics
+from releases.unavailable import StoreUnavailable
 from streams.event_log import LogUnavailable
 
 _PAUSE_SECONDS = 0.2
@@ -17,11 +18,11 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """The trainer was told to stop while the log was away."""
+    """The trainer was told to stop while the log or the store was away."""
 
 
 class Patience:
-    """Repeats what the log refuses until it answers, or until the trainer is told to stop."""
+    """Repeats what the log or the store refuses until it answers, or until the trainer is told to stop."""
 
     def __init__(self, metrics: TrainerMetrics) -> None:
         self._metrics = metrics
@@ -49,3 +50,16 @@ class Patience:
             else:
                 self._metrics.log_up.set(1)
                 return result
+
+    def wait_for_store(self, operation: Callable[[], T]) -> T:
+        """The result of `operation`, called again as long as it raises StoreUnavailable. Raises Stopped."""
+        watch = self._metrics.watch_store("the trainer waits with its start")
+        while True:
+            try:
+                with watch.call():
+                    return operation()
+            except StoreUnavailable as error:
+                while watch.seconds_left:
+                    if self.stopping:
+                        raise Stopped(f"stopped while the release store was away: {error}") from error
+                    time.sleep(min(_PAUSE_SECONDS, watch.seconds_left))

@@ -14,6 +14,7 @@ from online_trainer.metrics import TrainerMetrics
 from online_trainer.publisher import Publisher
 from online_trainer.settings import TrainerSettings
 from releases.store import VersionTaken
+from releases.unavailable import StoreUnavailable
 from streams.event_log import LogUnavailable
 
 _UNTRAINED_COMMIT_SECONDS = 30.0
@@ -32,7 +33,17 @@ class Publishing:
         self._settings = settings
         self._publisher = publisher
         self._metrics = metrics
+        self._store = metrics.watch_store("training and commits go on, publishing waits")
         self._begun_at = time.monotonic()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the store could not be reached, and it is not time yet to ask it again."""
+        return self._store.seconds_left > 0
+
+    def hurry(self) -> None:
+        """Do not wait with the next try: training ends."""
+        self._store.hurry()
 
     def begin(self) -> None:
         """A release begins: the next one's time counts from now."""
@@ -47,6 +58,8 @@ class Publishing:
             uncommitted: whether any batch was applied since.
         """
         settings, since = self._settings, time.monotonic() - self._begun_at
+        if version > self.published and self._store.away and not self.waits:
+            return True
         if trained or version > self.published:
             by_count = 0 < settings.publish_events <= trained
             return by_count or 0 < settings.publish_seconds <= since
@@ -65,6 +78,17 @@ class Publishing:
         What store or log refuse is counted and logged. Raises WriterReplaced.
         """
         try:
+            with self._store.call():
+                return self._attempt(state, write)
+        except StoreUnavailable:
+            self._metrics.publish_failures.inc()
+        except OSError as error:
+            self._failed(state, "disk_full" if is_disk_full(error) else "publish_failed", error)
+        return None
+
+    def _attempt(self, state: CheckpointState, write: Callable[[], int]) -> int | None:
+        """What `settle` says, where the store has answered."""
+        try:
             size = write()
         except VersionTaken as taken:
             # Another trainer's, or this one's before its state folder was restored: step over the number.
@@ -72,8 +96,6 @@ class Publishing:
             return self._publisher.newest() + 1
         except LogUnavailable as error:
             self._failed(state, "announcement_failed", error)
-        except OSError as error:
-            self._failed(state, "disk_full" if is_disk_full(error) else "publish_failed", error)
         else:
             self._is_out(state, size)
         return None

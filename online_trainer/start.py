@@ -49,7 +49,7 @@ def start_trainer(
 
     Raises:
         StateInUse, JournalDamaged: see `StateFolder`. StateDoesNotFit, ValueError: the text says what to do.
-        WriterReplaced: yet another trainer has taken over meanwhile. Stopped: while the log was away.
+        WriterReplaced: yet another trainer has taken over meanwhile. Stopped: while the log or the store was away.
     """
     refuse_ranks(settings)
     state = StateFolder(settings.state)
@@ -58,7 +58,7 @@ def start_trainer(
     publisher = Publisher(settings.model, store, connect, settings.keep_releases, settings.anchor_every)
     admission = Admission(log, recommender.vocabulary.index, metrics)
     beginning = patience.wait_for(lambda: begin(settings, state.journal, log))
-    newest = publisher.take_over()
+    newest = patience.wait_for_store(publisher.take_over)
     progress = Progress(state, learner, settings.history_events, settings.dedupe_events)
     if progress.committed is None:
         first_start(beginning, progress, log, admission, patience, newest + 1)

@@ -79,6 +79,7 @@ class Trainer:
         except Stopped as stopped:
             _log.warning("stopped", reason=str(stopped))
         reach(FaultPoint.STOP_REQUESTED)
+        self._publishing.hurry()
         self.release()
         reach(FaultPoint.STOP_COMMITTED)
 
@@ -96,7 +97,7 @@ class Trainer:
         self._publishing.begin()
         if self.progress.uncommitted and not self._commit():
             return
-        if self._version > self._publishing.published:
+        if self._version > self._publishing.published and not self._publishing.waits:
             self.publish()
 
     def publish(self) -> None:

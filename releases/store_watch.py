@@ -34,6 +34,11 @@ class StoreWatch:
         self._next_try = 0.0
 
     @property
+    def away(self) -> bool:
+        """Whether the last call found the store out of reach."""
+        return self._since is not None
+
+    @property
     def seconds_left(self) -> float:
         """Until the store should be asked again; 0 while it answers."""
         return max(0.0, self._next_try - time.monotonic())

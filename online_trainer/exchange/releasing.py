@@ -89,6 +89,11 @@ class Releaser:
         """Whether everything is committed and published, as far as that was possible."""
         return not self.busy and not self._progress.uncommitted and self.state.version <= self._outcome.published
 
+    @property
+    def waits(self) -> bool:
+        """Whether the last try found the store out of reach, and the next one is not due."""
+        return not self.busy and self._outcome.waits
+
     def turn(self, now: bool = False) -> None:
         """Commit and publish when it is time, or `now`.
 
@@ -102,8 +107,12 @@ class Releaser:
         self._outcome.begin()
         if self._progress.uncommitted and not self.commit(self.state.version + self._progress.uncommitted_training):
             return
-        if self.state.version > self._outcome.published:
+        if self.state.version > self._outcome.published and not self.waits:
             self._publish()
+
+    def hurry(self) -> None:
+        """Do not wait with the next try at a store that could not be reached: training ends."""
+        self._outcome.hurry()
 
     def commit(self, version: int) -> bool:
         """Make weights, offsets and ledger durable as one; False when the disk is full. Raises StartOver."""

@@ -51,8 +51,10 @@ def _stop(process: OwnerProcess, socket: zmq.Socket[Any]) -> None:
         _turn(process, socket)
     if owner.sequencer.members:
         _log.warning("stopped_without", members=sorted(owner.sequencer.members))
+    releaser.hurry()
     deadline = time.monotonic() + _LAST_RELEASE_SECONDS
-    while not releaser.finished and time.monotonic() < deadline:
+    # What a store out of reach does not take is left to the next start.
+    while not (releaser.finished or releaser.waits) and time.monotonic() < deadline:
         releaser.turn(now=not releaser.busy)
         _turn(process, socket)
     owner.stopping = True

@@ -85,7 +85,7 @@ def start_owner(
 
     Raises:
         StateInUse, JournalDamaged, LogDamaged, StateDoesNotFit, ValueError: the text says what to do.
-        WriterReplaced: another has taken over meanwhile.
+        WriterReplaced: another has taken over meanwhile. Stopped: while the log or the store was away.
     """
     refuse_ranks(settings)
     payloads.warm_up(rule)
@@ -97,7 +97,7 @@ def start_owner(
     publisher = Publisher(settings.model, store, connect, settings.keep_releases, settings.anchor_every)
     admission = Admission(log, recommender.vocabulary.index, metrics)
     beginning = patience.wait_for(lambda: begin(settings, state.journal, log))
-    newest = publisher.take_over()
+    newest = patience.wait_for_store(publisher.take_over)
     progress = Progress(state, replica, settings.history_events, settings.dedupe_events)
     if progress.committed is None:
         first_start(beginning, progress, log, admission, patience, newest + 1)

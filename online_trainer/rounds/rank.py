@@ -105,6 +105,8 @@ class Rank:
             _log.warning("stopped", reason=str(stopped))
             return
         reach(FaultPoint.STOP_REQUESTED)
+        if self._writer is not None:
+            self._writer.hurry()
         for _ in range(_LAST_TRIES):
             version = self._agree(last=True).version
             if not version or not self._release(version):

@@ -52,7 +52,7 @@ def start_rank(
 
     Raises:
         StateInUse, JournalDamaged, StateDoesNotFit, ValueError: the text says what to do.
-        GroupDiffers, RankLost: see `RankGroup`. Stopped: while the log was away.
+        GroupDiffers, RankLost: see `RankGroup`. Stopped: while the log or the store was away.
     """
     if (settings.state / "journal.jsonl").exists():
         raise StateDoesNotFit(
@@ -75,7 +75,7 @@ def start_rank(
         publisher = Publisher(settings.model, store, connect, settings.keep_releases, settings.anchor_every)
     admission = Admission(log, recommender.vocabulary.index, metrics)
     beginning = patience.wait_for(lambda: begin(settings, state.journal, log, share))
-    newest = publisher.take_over() if publisher is not None else 0
+    newest = patience.wait_for_store(publisher.take_over) if publisher is not None else 0
     restore(group, state.checkpoints)
     progress = Progress(state, learner, settings.history_events, settings.dedupe_events)
     reach(FaultPoint.ROUND_RESTORED)

@@ -49,8 +49,12 @@ class Writer:
 
     def publish(self, state: CheckpointState, weights: Mapping[str, Tensor]) -> None:
         """Publish and announce what the group has committed, unless it is out. Raises WriterReplaced."""
-        if state.version > self._publishing.published:
+        if state.version > self._publishing.published and not self._publishing.waits:
             self._free = self._publishing.settle(state, lambda: self._publishing.write(state, weights))
+
+    def hurry(self) -> None:
+        """Do not wait with the next try at a store that could not be reached: training ends."""
+        self._publishing.hurry()
 
     def close(self) -> None:
         """Disconnect."""

@@ -21,6 +21,7 @@ from online_trainer.start import start_trainer
 from online_trainer.trainer import Trainer
 from recommender.initialise import preset_recommender
 from recommender.loading import Recommender
+from releases import store_watch
 from releases.fsspec_store import FsspecReleaseStore
 from streams.memory_log import MemoryEventLog, MemoryStore
 
@@ -107,3 +108,10 @@ def run(world: World) -> Iterator[Callable[..., Trainer]]:
         return trainer
 
     yield to_the_end
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that can't be reached is asked again at once, nearly."""
+    monkeypatch.setattr(store_watch, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(store_watch, "_LONGEST_PAUSE_SECONDS", 0.02)

@@ -125,25 +125,28 @@ def test_an_outage_is_counted_paced_and_logged_once_at_each_end(monkeypatch: pyt
     shown: list[bool] = []
     counted: list[int] = []
     pauses = []
-    with structlog.testing.capture_logs() as log:
-        watch = StoreWatch("serving goes on", shown.append, lambda: counted.append(1))
-        watch.answered()
-        for _ in range(7):
-            with pytest.raises(StoreUnavailable), watch.call():
-                raise StoreUnavailable("s3://bucket can't be reached")
-            pauses.append(watch.seconds_left)
-            clock.now += watch.seconds_left
-            assert not watch.seconds_left
-        with watch.call():
-            pass
+    # Other tests leave structlog with a level of their own.
+    levels = structlog.make_filtering_bound_logger(0)
+    recorder = structlog.testing.LogCapture()
+    monkeypatch.setattr(store_watch, "_log", structlog.wrap_logger(None, [recorder], levels))
+    watch = StoreWatch("serving goes on", shown.append, lambda: counted.append(1))
+    watch.answered()
+    for _ in range(7):
+        with pytest.raises(StoreUnavailable), watch.call():
+            raise StoreUnavailable("s3://bucket can't be reached")
+        pauses.append(watch.seconds_left)
+        clock.now += watch.seconds_left
+        assert not watch.seconds_left
+    with watch.call():
+        pass
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
     assert (shown, len(counted)) == ([False, True], 7)
-    assert [(line["event"], line["log_level"]) for line in log] == [
+    assert [(line["event"], line["log_level"]) for line in recorder.entries] == [
         ("store_unavailable", "error"),
         ("store_back", "warning"),
     ]
-    assert log[0]["effect"] == "serving goes on"
-    assert log[1]["away_seconds"] == sum(pauses)
+    assert recorder.entries[0]["effect"] == "serving goes on"
+    assert recorder.entries[1]["away_seconds"] == sum(pauses)
 
 
 def test_who_has_no_later_asks_at_once_and_the_next_outage_begins_with_a_short_pause() -> None:
