@@ -47,6 +47,18 @@ class ReplicaMetrics:
             "slipstream_replica_serving", "1 while recommendations are taken.", registry=self.registry
         )
 
+        self.store_up = Gauge(
+            "slipstream_replica_store_up",
+            "0 from when the release store could not be reached until a release was read.",
+            registry=self.registry,
+        )
+        self.store_up.set(1)
+        self.store_unavailable = Counter(
+            "slipstream_replica_store_unavailable_total",
+            "Releases that could not be read because the release store could not be reached.",
+            registry=self.registry,
+        )
+
     def watch(self, in_flight: Callable[[], float], serving: Callable[[], float]) -> None:
         """Read two gauges when they are scraped."""
         self._in_flight.set_function(in_flight)

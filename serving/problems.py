@@ -13,6 +13,7 @@ from contracts.problem import PROBLEM_JSON, FieldError, Problem, problem
 from contracts.wire import encode
 from releases.bundle import ReleaseCorrupt
 from releases.store import ReleaseMissing
+from releases.unavailable import StoreUnavailable
 from serving.engine import EngineDead, SwapRefused
 from serving.replica import NotServing, Overloaded
 
@@ -24,6 +25,7 @@ KINDS: dict[type[Exception], tuple[str, str, int]] = {
     SwapRefused: ("swap-refused", "Swap refused", 409),
     ReleaseCorrupt: ("release-corrupt", "Release fails its checksum", 422),
     ReleaseMissing: ("release-missing", "No such release", 404),
+    StoreUnavailable: ("store-unavailable", "Release store can't be reached", 503),
     NotServing: ("replica-not-serving", "Replica is not serving", 503),
     Overloaded: ("replica-overloaded", "Replica is full", 503),
     EngineDead: ("engine-dead", "Engine is gone", 503),

@@ -20,6 +20,8 @@ from contracts.replica import (
 )
 from releases.bundle import ReleaseCorrupt
 from releases.store import ReleaseMissing, ReleaseStore
+from releases.store_watch import StoreWatch
+from releases.unavailable import StoreUnavailable
 from serving.engine import Engine, EngineDead, SwapRefused
 from serving.lifecycle import Lifecycle
 from serving.metrics import ReplicaMetrics
@@ -61,6 +63,9 @@ class Replica:
         self.metrics.watch(lambda: self.in_flight, lambda: float(self.lifecycle.serving))
         self.in_flight = 0
         self._store = store
+        self._store_watch = StoreWatch(
+            "what is served is served on; a start waits", self.metrics.store_up.set, self.metrics.store_unavailable.inc
+        )
         self._max_in_flight = max_in_flight
         self._staging = asyncio.Lock()
         self._swapping = asyncio.Lock()
@@ -73,7 +78,8 @@ class Replica:
         """Reach the live version and become ready. The engine has been started.
 
         Raises:
-            EngineDead. Whatever else hinders it (no release yet, one that retention has just removed) is waited out.
+            EngineDead. Whatever else hinders it (no release yet, one that retention has just removed, a store out
+                of reach) is waited out.
         """
         while True:
             version = await find_version()
@@ -81,6 +87,9 @@ class Replica:
                 await self._take_in(version)
                 await self.engine.commit(version)
                 break
+            except StoreUnavailable as error:
+                self.lifecycle.reason = str(error)
+                await asyncio.sleep(self._store_watch.seconds_left)
             except (ReleaseMissing, ReleaseCorrupt, SwapRefused) as error:
                 self.lifecycle.reason = str(error)
                 _logger.warning("release_not_usable", version=version, problem=str(error))
@@ -113,7 +122,8 @@ class Replica:
         """Read, verify and hold `version` ready, while serving goes on.
 
         Raises:
-            ReleaseMissing, ReleaseCorrupt, SwapRefused: the release is not usable. NotServing, EngineDead.
+            ReleaseMissing, ReleaseCorrupt, SwapRefused: the release is not usable. StoreUnavailable: try again later.
+            NotServing, EngineDead.
         """
         self._refuse_unless_serving()
         async with self._staging:
@@ -167,7 +177,8 @@ class Replica:
     async def _take_in(self, version: int) -> None:
         started = time.perf_counter()
         self._staged_version = None
-        bundle = await asyncio.to_thread(self._store.read, self.model, version)
+        with self._store_watch.call():
+            bundle = await asyncio.to_thread(self._store.read, self.model, version)
         read = time.perf_counter()
         await self.engine.stage(bundle)
         self._staged_version = version

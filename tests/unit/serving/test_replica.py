@@ -12,6 +12,8 @@ import pytest
 from contracts.problem import PROBLEM_JSON
 from contracts.replica import RankAnswer, RankRequest, ReplicaState, ReplicaStatus, SwapReport
 from contracts.wire import decode, encode
+from releases import store_watch
+from releases.unavailable import StoreUnavailable
 from serving.engine import EngineDead
 from serving.replica import Replica
 from serving.replica_app import BODY_LIMIT_BYTES
@@ -81,6 +83,47 @@ async def test_a_release_that_cannot_be_used_is_refused_and_serving_goes_on(
     assert (found.state, found.version, found.staged_version) == (ReplicaState.READY, 1, None)
     assert (await rank(client)).status_code == 200
     assert (await client.post("/v1/releases/commit", json={"version": version})).status_code == 409
+
+
+async def test_a_store_that_is_away_is_said_to_be_and_serving_goes_on(
+    client: httpx2.AsyncClient, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await replica.bring_up(version_one)
+    with monkeypatch.context() as away:
+        away.setattr(replica._store, "read", _away)
+        response = await client.post("/v1/releases/stage", json={"version": 2})
+        assert response.status_code == 503
+        assert problem_of(response)["type"].endswith("/store-unavailable")
+        assert "bucket can't be reached" in problem_of(response)["detail"]
+        assert response.headers["Retry-After"]
+        assert (await status(client)).state is ReplicaState.READY
+        assert (await rank(client)).json()["model_version"] == 1
+        assert sample(replica, "store_up") == 0
+    assert (await client.post("/v1/releases/stage", json={"version": 2})).status_code == 200
+    assert (sample(replica, "store_up"), sample(replica, "store_unavailable_total")) == (1, 1)
+
+
+async def test_a_start_waits_for_a_store_that_is_away(
+    client: httpx2.AsyncClient, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_watch, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(store_watch, "_LONGEST_PAUSE_SECONDS", 0.02)
+    with monkeypatch.context() as away:
+        away.setattr(replica._store, "read", _away)
+        starting = asyncio.create_task(replica.bring_up(version_one))
+        await until(lambda: starting.done() or sample(replica, "store_unavailable_total") >= 3)
+        assert not starting.done()
+        assert "bucket can't be reached" in problem_of(await client.get("/readyz"))["detail"]
+    await starting
+    assert (await rank(client)).json()["model_version"] == 1
+
+
+def _away(*_: object) -> None:
+    raise StoreUnavailable("s3://bucket can't be reached")
+
+
+def sample(replica: Replica, name: str) -> float:
+    return replica.metrics.registry.get_sample_value(f"slipstream_replica_{name}") or 0.0
 
 
 @pytest.mark.parametrize(
