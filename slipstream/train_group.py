@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 ANNOUNCE_SECONDS = 12.0
 """Until an announcement that a broker has not taken is tried on a new connection; a request may take 10 s of it."""
-REPLACED, UNFIT, BUSY, RANK_LOST = 3, 4, 5, 6
-"""Exit codes: another trainer took over; state, model, log or group do not fit; the state folder is in use; another
-rank is gone, and all are started again."""
-_FINAL = frozenset({REPLACED, UNFIT, BUSY})
+PORT_TAKEN, REPLACED, UNFIT, BUSY, RANK_LOST = 2, 3, 4, 5, 6
+"""Exit codes: the metrics' port is taken; another trainer took over; state, model, log or group do not fit; the state
+folder is in use; another rank is gone, and all are started again."""
+_FINAL = frozenset({PORT_TAKEN, REPLACED, UNFIT, BUSY})
 _PRELOAD = [
     "torch",
     "transformers.models.qwen3.modeling_qwen3",
@@ -349,9 +349,11 @@ def guarded(target: Callable[[GroupConfig, int], int], config: GroupConfig, numb
     from online_trainer.start import StateDoesNotFit
     from online_trainer.state import StateInUse
     from releases.store import WriterReplaced
+    from slipstream.metrics_endpoint import PortTaken
 
     codes: dict[type[BaseException], int] = {
         Stopped: 0,
+        PortTaken: PORT_TAKEN,
         WriterReplaced: REPLACED,
         StateInUse: BUSY,
         RankLost: RANK_LOST,
@@ -405,16 +407,15 @@ def _end_with(launcher: Connection) -> None:
 
 
 def _observed(config: GroupConfig, number: int) -> tuple[TrainerMetrics, Patience]:
-    from prometheus_client import start_http_server
-
     from online_trainer.metrics import TrainerMetrics
     from online_trainer.patience import Patience
+    from slipstream.metrics_endpoint import serve_metrics
 
     metrics = TrainerMetrics()
     patience = Patience(metrics)
     _end_on_signals(patience)
     if config.metrics_port and number == 0:
-        start_http_server(config.metrics_port, config.metrics_host, metrics.registry)
+        serve_metrics(config.metrics_port, config.metrics_host, metrics.registry)
     return metrics, patience
 
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from online_trainer.patience import Patience
     from online_trainer.settings import TrainerSettings
 
-REPLACED, UNFIT, BUSY = 3, 4, 5
-"""Exit codes: another trainer took over; the state, model or log do not fit; the state folder is in use."""
+PORT_TAKEN, REPLACED, UNFIT, BUSY = 2, 3, 4, 5
+"""Exit codes: the metrics' port is taken; another trainer took over; the state, model or log do not fit; the state
+folder is in use."""
 
 
 def register(app: typer.Typer) -> None:
@@ -78,8 +79,9 @@ def train(
 ) -> None:
     """Learn from the event log and publish releases, until SIGTERM.
 
-    Exit codes: 0 after SIGTERM or at the log's end, 3 when another trainer has taken over, 4 when state, model or log
-    do not fit one another, 5 when another trainer runs on --state.
+    Exit codes: 0 after SIGTERM or at the log's end, 2 when an option is wrong or --metrics-port is taken, 3 when
+    another trainer has taken over, 4 when state, model or log do not fit one another, 5 when another trainer runs on
+    --state.
     """
     import os
 
@@ -88,6 +90,13 @@ def train(
     logs.configure(log_level)
     if device != "cpu" and (workers == 1 or exchange != "sync"):
         raise typer.BadParameter("only --workers N --exchange sync trains on GPUs", param_hint="--device")
+    if metrics_port:
+        from slipstream.metrics_endpoint import PortTaken, require_port
+
+        try:
+            require_port(metrics_port, metrics_host)
+        except PortTaken as error:
+            raise typer.Exit(_refuse(error, PORT_TAKEN)) from error
     settings = _settings(
         model=model,
         state=state,
@@ -175,9 +184,9 @@ def train(
     patience = Patience(metrics)
     _end_on_signals(patience)
     if metrics_port:
-        from prometheus_client import start_http_server
+        from slipstream.metrics_endpoint import serve_metrics
 
-        start_http_server(metrics_port, metrics_host, metrics.registry)
+        serve_metrics(metrics_port, metrics_host, metrics.registry)
     raise typer.Exit(_run(settings, model_dir, kafka, releases, threads, metrics, patience))
 
 

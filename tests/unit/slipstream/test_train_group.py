@@ -6,8 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pytest
+
+from slipstream.metrics_endpoint import PortTaken
+from slipstream.train_group import _FINAL, PORT_TAKEN, guarded
 
 SCRIPT = """
 import os, time
@@ -47,3 +52,14 @@ def test_nobody_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
         launcher.kill()
         for process in psutil.wait_procs(family, timeout=0)[1]:
             process.kill()
+
+
+def test_a_child_whose_metrics_port_was_taken_meanwhile_says_so_in_one_line_and_ends_the_group(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def taken(config: Any, number: int) -> int:
+        raise PortTaken("--metrics-port 8200 can't be opened")
+
+    nothing: Any = None
+    assert guarded(taken, nothing, 0) == PORT_TAKEN in _FINAL
+    assert capsys.readouterr().err == "slipstream train: --metrics-port 8200 can't be opened\n"
