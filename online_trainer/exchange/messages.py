@@ -205,11 +205,15 @@ class Follow(msgspec.Struct, frozen=True, kw_only=True, tag="follow"):
 
     Attributes:
         cut: order of the checkpoint that it has written and whose serving weights are the frame behind; 0 before that.
+        kept: order of a checkpoint that waits for room on its disk; 0 for none.
+        full: whether something waits for room.
     """
 
     shard: int
     index: Count
     cut: Count = 0
+    kept: Count = 0
+    full: bool = False
 
 
 class Relay(msgspec.Struct, frozen=True, kw_only=True, tag="relay"):

@@ -48,6 +48,7 @@ class ExchangeMetrics:
         self.push_seconds = gauge(
             "push_seconds", "Encode, link and decode of a push, lower quartile, where measured.", "encoding"
         )
+        self.full_shards = gauge("full_shards", "Other owners whose disk is full: pushes wait for them.")
         self.unsynced = gauge("unsynced_orders", "Orders that wait for room on the disk.")
 
     def count(self, pushed: Pushed, measured: Measurements) -> None:

@@ -107,6 +107,7 @@ class Owner:
         self._callers: dict[str, tuple[Sender, int, int, float]] = {}
         """Worker → who waits for the answer to its push, the request's number, the worker's index, and since when."""
         self._payloads: dict[str, bytes] = {}
+        self._full_shards: set[int] = set()
         self._followers: list[tuple[Sender, int, Follow]] = []
         self._moves = 0
 
@@ -341,12 +342,14 @@ class Owner:
             self.on_piece(request.shard, request.cut, data[0])
         self._followers = [one for one in self._followers if one[2].shard != request.shard]
         self._followers.append((sender, number, request))
+        (self._full_shards.add if request.full else self._full_shards.discard)(request.shard)
+        self.exchange.full_shards.set(len(self._full_shards))
         self._answer_followers()
 
     def _answer_followers(self) -> None:
         """Tell other shards' owners what is new; who has everything waits."""
         for sender, number, request in list(self._followers):
-            if request.index >= self.book.index and self.cut <= request.cut and not self.stopping:
+            if request.index >= self.book.index and self.cut <= max(request.cut, request.kept) and not self.stopping:
                 continue
             self._followers.remove((sender, number, request))
             found = self.book.behind(request.index, self.book.index, lambda pushed: False)

@@ -36,10 +36,18 @@ class PartLog:
         self._file.cut(self._read(self._file))
 
     def store(self, parts: list[tuple[Part, bytes]]) -> None:
-        """Make parts durable as one; a part with the number of an earlier one replaces it. Raises OSError."""
+        """Make parts durable as one; a part with the number of an earlier one replaces it.
+
+        Raises:
+            OSError: none of them is stored.
+        """
         for part, data in parts:
             self._append(part, data)
-        self._file.sync(lambda: reach(FaultPoint.SHARD_PART_WRITTEN))
+        try:
+            self._file.sync(lambda: reach(FaultPoint.SHARD_PART_WRITTEN))
+        except OSError:
+            self._file.cut(self._file.length)
+            raise
         reach(FaultPoint.SHARD_PART_SYNCED)
         self._parts.update({_key(part): (part, data) for part, data in parts})
 
@@ -49,7 +57,11 @@ class PartLog:
         return found[1] if found is not None else None
 
     def forget(self, applied: Iterable[Pushed]) -> None:
-        """Parts of these pushes go, and those of earlier numbers of their workers."""
+        """Parts of these pushes go, and those of earlier numbers of their workers.
+
+        Raises:
+            OSError: what is left could not be written; on the disk all are there still.
+        """
         newest: dict[tuple[str, int], int] = {}
         for pushed in applied:
             worker = pushed.worker, pushed.incarnation
@@ -59,11 +71,18 @@ class PartLog:
         # What is left is a few parts a worker. The old file stays until the new one is durable.
         old, before = self._file, self._number
         self._number += 1
-        self._file = AppendFile(self._path(self._number))
-        for part, data in self._parts.values():
-            self._append(part, data)
-        self._file.sync()
-        sync_folder(self._folder)
+        try:
+            self._file = AppendFile(self._path(self._number))
+            for part, data in self._parts.values():
+                self._append(part, data)
+            self._file.sync()
+            sync_folder(self._folder)
+        except OSError:
+            if self._file is not old:
+                self._file.close()
+            self._path(self._number).unlink(missing_ok=True)
+            self._file, self._number = old, before
+            raise
         old.close()
         for path in self._folder.glob("*.parts"):
             if int(path.stem) <= before:

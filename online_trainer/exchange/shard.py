@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 import zmq
 
-from online_trainer.checkpoint import Checkpoints, CheckpointState
+from online_trainer.checkpoint import CheckpointState
 from online_trainer.exchange import frames, payloads
 from online_trainer.exchange.link import Link
 from online_trainer.exchange.messages import (
@@ -33,8 +33,8 @@ from online_trainer.exchange.messages import (
     Weights,
 )
 from online_trainer.exchange.order_book import OrderBook
-from online_trainer.exchange.part_log import PartLog
 from online_trainer.exchange.replica import Replica
+from online_trainer.exchange.shard_disk import HeldPart, ShardDisk
 from online_trainer.exchange.tensor_bytes import to_bytes
 from online_trainer.exchange.write_ahead import LogDamaged
 from online_trainer.fault_points import FaultPoint, reach
@@ -60,11 +60,10 @@ class ShardOwner:
         self._number = number
         self._link = link
         self._send = send
-        self._parts = PartLog(folder / "parts")
-        self._checkpoints = Checkpoints(folder / "checkpoints")
+        self._disk = ShardDisk(folder, number)
         self._cut = 0
         """Order of the newest checkpoint whose weights the coordinator has been given since this start."""
-        self._saved = self._checkpoints.newest()
+        self._saved = self._disk.newest()
         if self._saved is not None:
             replica.load_state(self._saved[1])
         self._written = self._saved[0].number if self._saved else 0
@@ -75,7 +74,7 @@ class ShardOwner:
 
     def receive(self, requests: Sequence[tuple[bytes, Sequence[bytes]]]) -> None:
         """Take requests of workers; parts among them are made durable as one."""
-        parts: list[tuple[bytes, int, Part, bytes]] = []
+        parts: list[HeldPart] = []
         for sender, received in requests:
             try:
                 number, request, data = frames.decode_request(received)
@@ -96,10 +95,8 @@ class ShardOwner:
                     self._reply(sender, number, Refused(reason=Reason.LAYOUT, detail=detail))
         if parts:
             reach(FaultPoint.SHARD_PART_RECEIVED)
-            self._parts.store([(part, data) for _, _, part, data in parts])
-            for sender, number, _, _ in parts:
-                self._reply(sender, number, Done())
-            reach(FaultPoint.SHARD_PART_ANSWERED)
+            self._disk.hold(parts)
+            self._store()
 
     def turn(self) -> None:
         """Apply what the coordinator has ordered, cut where it says, answer who waited for that."""
@@ -112,14 +109,16 @@ class ShardOwner:
                     f"shard {self._number} stands at order {self.replica.index}, which the coordinator has no longer; "
                     "restore this shard's folder"
                 )
+            self._piece = b""
             self._advance(news)
             self.stopped = news.stop
+        if self._write_what_waits() or answer is not None:
             self._follow()
         self._answer()
 
     def close(self) -> None:
         """Let go of files and the link."""
-        self._parts.close()
+        self._disk.close()
         self._link.close()
 
     def _take(
@@ -128,7 +127,7 @@ class ShardOwner:
         number: int,
         part: Part,
         data: frames.Frames,
-        parts: list[tuple[bytes, int, Part, bytes]],
+        parts: list[HeldPart],
     ) -> None:
         payload = data[0] if data else b""
         try:
@@ -138,7 +137,20 @@ class ShardOwner:
         except payloads.DamagedUpdate as error:
             self._reply(sender, number, Refused(reason=Reason.CORRUPT, detail=str(error)))
         else:
-            parts.append((sender, number, part, payload))
+            parts.append(HeldPart(sender, number, part, payload))
+
+    def _store(self) -> None:
+        """Make parts durable, as far as the disk has room, and tell who sent them."""
+        if stored := self._disk.store():
+            for sender, number, _, _ in stored:
+                self._reply(sender, number, Done())
+            reach(FaultPoint.SHARD_PART_ANSWERED)
+
+    def _write_what_waits(self) -> bool:
+        """Whether that has brought a piece for the coordinator, or the disk has become full or no longer is."""
+        self._store()
+        saved = self._save()
+        return self._disk.settle() or saved
 
     def _advance(self, news: News) -> None:
         orders = [order for order in news.orders if order.index > self.replica.index]
@@ -159,30 +171,40 @@ class ShardOwner:
         first, last = max(pushed.start, self.replica.start), min(pushed.stop, self.replica.stop)
         if pushed.encoding is Encoding.NONE or first >= last:
             return b""
-        found = self._parts.of(pushed)
+        found = self._disk.part_of(pushed)
         if found is None:
             raise LogDamaged(f"shard {self._number} lacks part {pushed.seq} of {pushed.worker}; restore its folder")
         return found
 
     def _write_cut(self) -> None:
-        """A checkpoint at this order, unless the newest is; then its weights go to the coordinator."""
+        """A checkpoint at this order, unless the newest is. Once on the disk, its weights go to the coordinator."""
         index = self.replica.index
-        if self._saved is None or self._saved[0].plans_applied != index:
-            self._written += 1
-            state = CheckpointState(
-                number=self._written, version=1, plans_applied=index, offsets={}, history_bytes=0, ledger_bytes=0,
-                events_trained=0, watermark=None,
-            )  # fmt: skip
-            tensors = {name: tensor.clone() for name, tensor in self.replica.state().items()}
-            self._checkpoints.write(state, tensors)
-            # Parts of the orders before the last checkpoint but one are never read again.
-            before = self._saved[0].plans_applied if self._saved else 0
-            self._parts.forget(self._applied[: self._count(before)])
+        if self._saved is not None and self._saved[0].plans_applied == index:
+            reach(FaultPoint.SHARD_CUT_WRITTEN)
+            self._cut, self._piece = index, to_bytes(self.replica.serving)
+            return
+        if self._disk.kept == index:
+            return
+        state = CheckpointState(
+            number=self._written + 1, version=1, plans_applied=index, offsets={}, history_bytes=0, ledger_bytes=0,
+            events_trained=0, watermark=None,
+        )  # fmt: skip
+        self._disk.keep(state, {name: tensor.clone() for name, tensor in self.replica.state().items()})
+        self._kept_piece = to_bytes(self.replica.serving)
+        self._save()
+
+    def _save(self) -> bool:
+        """Write the checkpoint that is kept; whether there was one, and room for it."""
+        saved = self._disk.save()
+        if saved is None:
+            return False
+        # Parts of the orders before the last checkpoint but one are never read again.
+        before = self._saved[0].plans_applied if self._saved else 0
+        if self._disk.forget(self._applied[: self._count(before)]):
             self._applied = self._applied[self._count(before) :]
-            self._saved = (state, tensors)
-        reach(FaultPoint.SHARD_CUT_WRITTEN)
-        self._cut = index
-        self._piece = to_bytes(self.replica.serving)
+        self._saved, self._written = saved, saved[0].number
+        self._cut, self._piece = saved[0].plans_applied, self._kept_piece
+        return True
 
     def _count(self, index: int) -> int:
         """How many of `_applied` came with orders up to `index`."""
@@ -191,13 +213,18 @@ class ShardOwner:
         return max(0, len(self._applied) - later)
 
     def _follow(self) -> None:
+        """Ask for news, in place of what was asked before. A piece goes along until an answer shows it was heard."""
         piece = [self._piece] if self._cut and self._piece else []
-        self._link.send(Follow(shard=self._number, index=self.replica.index, cut=self._cut), piece)
-        self._piece = b""
+        disk = self._disk
+        follow = Follow(
+            shard=self._number, index=self.replica.index, cut=self._cut, kept=disk.kept or 0, full=disk.full
+        )
+        self._link.send(follow, piece)
         if piece:
             reach(FaultPoint.SHARD_CUT_SENT)
 
     _piece: bytes = b""
+    _kept_piece: bytes = b""
 
     def _answer(self) -> None:
         for sender, number, request in list(self._waiting):
