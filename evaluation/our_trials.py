@@ -14,10 +14,13 @@ from evaluation.choices import Protocol
 
 Settings = dict[str, Any]
 
+_QUIET: Settings = {"copying": 0.7}
 _LOUD: Settings = {"copying": 2.0}
 _MASKED: Settings = {"mask_seen": True}
+_OPEN: Settings = {"mask_seen": False}
 _MUCH_REPLAY: Settings = {
     "batch_events": 16,
+    "learning_rate": 2e-3,
     "replay_windows": 64,
     "event_weight": 0.5 / 16,
     "average": 0.99,
@@ -28,6 +31,7 @@ _SLOWLY: Settings = {"replay_windows": 64, "learning_rate": 5e-4, "average": 0.9
 _SMALL_AND_SLOW: Settings = {**_MUCH_REPLAY, "learning_rate": 5e-4}
 _EVENTS_FIRST: Settings = {
     "whole_windows": False,
+    "replay_windows": 32,
     "learning_rate": 1e-3,
     "event_weight": 2 / 64,
     "average": 0.99,
@@ -35,8 +39,8 @@ _EVENTS_FIRST: Settings = {
 
 _SITTINGS: tuple[Settings, ...] = (
     {"model": _LOUD, "pretrain": _MASKED, "online": _SMALL_AND_SLOW},
-    {"pretrain": _MASKED, "online": _MUCH_REPLAY},
-    {"pretrain": _MASKED, "online": _SLOWLY},
+    {"model": _QUIET, "pretrain": _MASKED, "online": _MUCH_REPLAY},
+    {"model": _QUIET, "pretrain": _MASKED, "online": _SLOWLY},
     {"model": _LOUD, "pretrain": _MASKED, "online": _MUCH_REPLAY},
     {"model": _LOUD, "pretrain": _MASKED, "online": _SMALL_STEPS},
     {
@@ -80,8 +84,9 @@ def _baskets(
             "learning_rate": rate,
             "dropout": dropout,
             "whole_block_share": 1.0,
+            **_OPEN,
         },
-        "online": {"whole_windows": False, "learning_rate": rate},
+        "online": {"whole_windows": False, "learning_rate": rate, "replay_windows": 32, "average": 0.98, **_OPEN},
     }
 
 
@@ -96,35 +101,35 @@ _BASKETS: tuple[Settings, ...] = (
 """Baskets, and the same things again: Online Retail."""
 
 _LEAVE_ONE_OUT: tuple[Settings, ...] = (
-    {"pretrain": {"dropout": 0.3}},
+    {"model": _QUIET, "pretrain": {"dropout": 0.3, **_OPEN}},
     {"model": _LOUD, "pretrain": {"epochs": 40.0, "dropout": 0.5, **_MASKED}},
-    {"pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3}},
+    {"model": _QUIET, "pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3, **_OPEN}},
     {"model": _LOUD, "pretrain": {"epochs": 30.0, "batch_rows": 128, "dropout": 0.3, **_MASKED}},
     {
-        "model": {"preset": "medium"},
+        "model": {"preset": "medium", **_QUIET},
         "pretrain": {"epochs": 40.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.3, **_MASKED},
     },
     {
-        "model": {"preset": "medium"},
+        "model": {"preset": "medium", **_QUIET},
         "pretrain": {"epochs": 60.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.5, **_MASKED},
     },
 )
 
 _LEAVE_ONE_OUT_RARE: tuple[Settings, ...] = (
-    {"pretrain": {"epochs": 20.0, "batch_rows": 128, "dropout": 0.3}},
+    {"model": _QUIET, "pretrain": {"epochs": 20.0, "batch_rows": 128, "dropout": 0.3, **_OPEN}},
     {"model": _LOUD, "pretrain": {"epochs": 20.0, "batch_rows": 128, "dropout": 0.3, **_MASKED}},
-    {"pretrain": {"epochs": 40.0, "batch_rows": 128, "dropout": 0.5, **_MASKED}},
+    {"model": _QUIET, "pretrain": {"epochs": 40.0, "batch_rows": 128, "dropout": 0.5, **_MASKED}},
     {
         "model": {"preset": "medium", **_LOUD},
         "pretrain": {"epochs": 20.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.3, **_MASKED},
     },
     {
-        "model": {"preset": "medium"},
+        "model": {"preset": "medium", **_QUIET},
         "pretrain": {"epochs": 30.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.5, **_MASKED},
     },
     {
-        "model": {"preset": "medium"},
-        "pretrain": {"epochs": 60.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.5},
+        "model": {"preset": "medium", **_QUIET},
+        "pretrain": {"epochs": 60.0, "batch_rows": 128, "learning_rate": 1e-3, "dropout": 0.5, **_OPEN},
     },
 )
 

@@ -16,7 +16,7 @@ from recommender.vocabulary import ItemVocabulary
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
-COPY_GAIN, COPY_SHARPNESS = 0.7, 0.2
+COPY_GAIN, COPY_SHARPNESS = 2.0, 0.2
 PAD_TOKEN, BOS_TOKEN, FIRST_ITEM_TOKEN = 0, 1, 2
 """Tokens of an item-only model."""
 

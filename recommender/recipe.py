@@ -26,7 +26,7 @@ class PretrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             will be, instead of one after the other.
         mask_seen: what a user has had competes no more for the next event, as when it is served: else what most people
             have had long ago looks unlikely to everyone (ML-100K 0.1014 to 0.1088,
-            benchmarks/2026-11-28-mask-seen.md). Not where people take things again.
+            benchmarks/2026-11-28-mask-seen.md). False where people take things again.
         seed: of the initial order, windows and dropout.
     """
 
@@ -40,7 +40,7 @@ class PretrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     dropout: float = 0.2
     clip_norm: float = 5.0
     whole_block_share: float = 0.0
-    mask_seen: bool = False
+    mask_seen: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ workers end at 1.000 and 1.001 of synchronous training with it, from models of o
 
 
 class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a stream is learned: pre-training goes on at its peak rate, and the average of the weights serves.
+    """How a stream is learned: pre-training goes on at half its peak rate, and the average of the weights serves.
 
     A few users fill a batch of the stream, and learning from them alone makes the model forget the others: it must see
     the past again in between. A constant rate leaves the weights noisy; their running average is not.
@@ -81,7 +81,7 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         seed: of dropout and replay.
     """
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
     second_moment: Literal["element", "tensor"] = "element"
     weight_decay: float = 0.1
@@ -90,7 +90,7 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     replay_windows: int = 32
     event_weight: float = 1 / 64
     whole_windows: bool = True
-    mask_seen: bool = False
+    mask_seen: bool = True
     average: float = 0.98
     seed: int = 0
 

@@ -34,7 +34,7 @@ def demo(
     workers: Annotated[
         int, typer.Option(min=1, help="Trainer workers; several send one another compressed steps.")
     ] = 2,
-    pretrain_epochs: Annotated[float, typer.Option(min=0.1, help="Pre-training, when the cache is empty.")] = 8.0,
+    pretrain_epochs: Annotated[float, typer.Option(min=0.1, help="Pre-training, when the cache is empty.")] = 4.0,
 ) -> None:
     """Pre-train, serve and learn from a replayed stream; ends with one table of what was measured.
 

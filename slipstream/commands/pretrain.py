@@ -57,11 +57,16 @@ def pretrain(
 
     if threads:
         torch.set_num_threads(threads)
-    settings = msgspec.structs.replace(PRETRAIN, epochs=PRETRAIN.epochs if epochs is None else epochs, seed=seed)
     checkpoints = out / "checkpoint"
     started = time.monotonic()
     try:
         source = load(dataset, data)
+        settings = msgspec.structs.replace(
+            PRETRAIN,
+            epochs=PRETRAIN.epochs if epochs is None else epochs,
+            mask_seen=not source.repeats,
+            seed=seed,
+        )
         past = split(timeline(source, seed), until)[0]
         recommender = _start(source, preset, model, seed)
         trainer = Pretrainer(recommender, past, settings)

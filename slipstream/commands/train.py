@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from online_trainer.patience import Patience
     from online_trainer.settings import TrainerSettings
 
+ExcludeSeen = Annotated[
+    bool,
+    typer.Option(
+        "--exclude-seen/--repeat-seen",
+        help="Whether what a user has taken is no answer; as the gateway has it.",
+    ),
+]
 PORT_TAKEN, REPLACED, UNFIT, BUSY = 2, 3, 4, 5
 """Exit codes: the metrics' port is taken; another trainer took over; the state, model or log do not fit; the state
 folder is in use."""
@@ -47,6 +54,7 @@ def train(
     history_events: Annotated[int, typer.Option(help="Last events kept of each user.")] = 1000,
     dedupe_events: Annotated[int, typer.Option(help="Event ids remembered in each partition.")] = 50_000,
     learning_rate: Annotated[float | None, typer.Option(help="AdamW's; the measured default without.")] = None,
+    exclude_seen: ExcludeSeen = True,
     seed: Annotated[int, typer.Option(help="Of what training draws at random; first start only.")] = 0,
     stop_at_end: Annotated[bool, typer.Option("--stop-at-end", help="End at the log's present end.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="torch threads; the same at every start, for the same bits.")] = 1,
@@ -112,6 +120,7 @@ def train(
         stop_at_end=stop_at_end,
         seed=seed,
         learning_rate=learning_rate,
+        exclude_seen=exclude_seen,
     )
     if workers > 1:
         import dataclasses
@@ -190,7 +199,9 @@ def train(
     raise typer.Exit(_run(settings, model_dir, kafka, releases, threads, metrics, patience))
 
 
-def _settings(train_from: str, seed: int, learning_rate: float | None, **given: object) -> TrainerSettings:
+def _settings(
+    train_from: str, seed: int, learning_rate: float | None, exclude_seen: bool, **given: object
+) -> TrainerSettings:
     import msgspec
 
     from contracts.release import ModelName
@@ -198,7 +209,7 @@ def _settings(train_from: str, seed: int, learning_rate: float | None, **given: 
     from recommender.recipe import ONLINE
 
     rate = ONLINE.learning_rate if learning_rate is None else learning_rate
-    recipe = msgspec.structs.replace(ONLINE, seed=seed, learning_rate=rate)
+    recipe = msgspec.structs.replace(ONLINE, seed=seed, learning_rate=rate, mask_seen=exclude_seen)
     try:
         msgspec.convert(given["model"], ModelName)
         return TrainerSettings(train_from=parse_train_from(train_from), recipe=recipe, **given)  # type: ignore[arg-type]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from slipstream.commands.train import ExcludeSeen
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -22,6 +24,7 @@ def train_worker(
     workers: Annotated[
         int, typer.Option(min=1, help="How many share the stream: each replays a share of the past.")
     ] = 2,
+    exclude_seen: ExcludeSeen = True,
     exchange_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="32 random bytes that owners and workers share.")
     ] = None,
@@ -36,6 +39,8 @@ def train_worker(
 
     Exit codes: 0 after SIGTERM or with the group, 4 when model, layout or version are not the group's.
     """
+    import msgspec
+
     from online_trainer.exchange.link import require_keys_off_loopback
     from slipstream.train_group import GroupConfig, run_in_this_process, run_worker
 
@@ -48,10 +53,9 @@ def train_worker(
     from online_trainer.settings import TrainerSettings
     from recommender.recipe import ONLINE
 
+    recipe = msgspec.structs.replace(ONLINE, mask_seen=exclude_seen).shared_by(workers)
     config = GroupConfig(
-        settings=TrainerSettings(
-            model=model, state=Path(), linger_seconds=linger_seconds, recipe=ONLINE.shared_by(workers)
-        ),
+        settings=TrainerSettings(model=model, state=Path(), linger_seconds=linger_seconds, recipe=recipe),
         group=GroupSettings(),
         rule=Rule(),
         model_dir=model_dir,

@@ -42,7 +42,7 @@ class DemoSettings:
         run_dir: this run's logs, releases and trainer state.
         data: where the data set lies; None to find or fetch it.
         kafka: a broker of the user's; None for one of the demo's own.
-        pretrain_epochs: passes over the past when the cache is empty; 8 take under a minute on two cores.
+        pretrain_epochs: passes over the past when the cache is empty; 4 take half a minute on two cores.
         port: the gateway's; another one is taken where this is not free.
         workers: of the trainer.
         keep: leave everything running at the end, until Ctrl-C.
@@ -52,7 +52,7 @@ class DemoSettings:
     run_dir: Path
     data: Path | None = None
     kafka: str | None = None
-    pretrain_epochs: float = 8.0
+    pretrain_epochs: float = 4.0
     port: int = 8080
     workers: int = 2
     keep: bool = False
