@@ -18,6 +18,7 @@ _QUIET: Settings = {"copying": 0.7}
 _LOUD: Settings = {"copying": 2.0}
 _MASKED: Settings = {"mask_seen": True}
 _OPEN: Settings = {"mask_seen": False}
+_IMPRINTED: Settings = {"imprint": 0.7, "imprint_below": 20}
 _MUCH_REPLAY: Settings = {
     "batch_events": 16,
     "learning_rate": 2e-3,
@@ -25,16 +26,18 @@ _MUCH_REPLAY: Settings = {
     "event_weight": 0.5 / 16,
     "average": 0.99,
     **_MASKED,
+    **_IMPRINTED,
 }
 _SMALL_STEPS: Settings = {**_MUCH_REPLAY, "batch_events": 8, "replay_windows": 32, "event_weight": 0.5 / 8}
-_SLOWLY: Settings = {"replay_windows": 64, "learning_rate": 5e-4, "average": 0.99, **_MASKED}
+_SLOWLY: Settings = {"replay_windows": 64, "learning_rate": 5e-4, "average": 0.99, **_MASKED, **_IMPRINTED}
 _SMALL_AND_SLOW: Settings = {**_MUCH_REPLAY, "learning_rate": 5e-4}
 _EVENTS_FIRST: Settings = {
     "whole_windows": False,
     "replay_windows": 32,
     "learning_rate": 1e-3,
     "event_weight": 2 / 64,
-    "average": 0.99,
+    "average": 0.98,
+    **_IMPRINTED,
 }
 
 _SITTINGS: tuple[Settings, ...] = (
@@ -86,7 +89,14 @@ def _baskets(
             "whole_block_share": 1.0,
             **_OPEN,
         },
-        "online": {"whole_windows": False, "learning_rate": rate, "replay_windows": 32, "average": 0.98, **_OPEN},
+        "online": {
+            "whole_windows": False,
+            "learning_rate": rate,
+            "replay_windows": 32,
+            "average": 0.98,
+            **_OPEN,
+            **_IMPRINTED,
+        },
     }
 
 

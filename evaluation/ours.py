@@ -26,6 +26,7 @@ from recommender.cold_start import add_items
 from recommender.examples import Interaction, UserUpdate
 from recommender.initialise import COPY_GAIN, preset_recommender, start_popular
 from recommender.loading import Recommender
+from recommender.pretrain import counted
 from recommender.recipe import ONLINE, OnlineRecipe
 from recommender.scoring import score_items
 
@@ -180,7 +181,7 @@ def newborn(
         found, counts = np.unique(late, return_counts=True)
         shares = {items[item].item_id: count / len(late) for item, count in zip(found, counts, strict=True)}
         start_popular(recommender, shares, popular)
-    return recommender
+    return counted(recommender, past)
 
 
 def own_copy(recommender: Recommender) -> Recommender:

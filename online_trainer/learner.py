@@ -100,6 +100,7 @@ class Learner:
         if finite:
             reach(FaultPoint.BATCH_GRADIENT_READY)
             self._online.step()
+            self._online.imprint(batch)
         self._online.clear()
         return StepReport(Verdict.APPLIED if finite else Verdict.NON_FINITE, loss, scores)
 

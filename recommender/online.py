@@ -13,14 +13,17 @@ from torch import Tensor
 
 from recommender.dropout import residual_dropout
 from recommender.examples import OnlineBatch
+from recommender.imprinting import Imprinting
 from recommender.loading import Recommender, checkpoint_tensors, load_tensors
 from recommender.recipe import OnlineRecipe
 from recommender.replay import Past, replay_windows
 from recommender.tensor_adamw import TensorAdamW
-from recommender.training import batch_log_probabilities, online_loss
+from recommender.scoring import item_log_probabilities
+from recommender.training import batch_states, online_loss
 from recommender.windows import Window, last_windows, window_batch, window_loss
 
 _SERVING, _LEARNING, _OPTIMIZER, _RANDOM = "model.", "learning.", "optimizer.", "random.torch"
+_TAKEN, _MEAN = "imprinting.taken", "imprinting.mean"
 
 
 class Averaged(NamedTuple):
@@ -57,6 +60,8 @@ class OnlineModel:
         self._optimizer: torch.optim.Optimizer = kind(
             model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
         )
+        self._imprinting = Imprinting(recommender, recipe.imprint, recipe.imprint_below) if recipe.imprint else None
+        self._asked: Tensor | None = None
 
     @property
     def recommender(self) -> Recommender:
@@ -84,8 +89,21 @@ class OnlineModel:
         return self._learning
 
     def score(self, batch: OnlineBatch) -> Tensor:
-        """`[B, num_items]` log-probabilities by the weights that serve, before any step on the batch."""
-        return batch_log_probabilities(self._serving, batch)
+        """`[B, num_items]` log-probabilities by the weights that serve, before any step on the batch.
+
+        Event e was given `[batch.event_row[e], batch.target[e]]`.
+        """
+        with torch.inference_mode():
+            self._asked = batch_states(self._serving, batch)
+            return item_log_probabilities(self._serving, self._asked)
+
+    def imprint(self, batch: OnlineBatch) -> None:
+        """Behind a step on the batch that was scored last: move the rows of its young items (`Imprinting`)."""
+        if self._imprinting is None or self._asked is None:
+            return
+        apart = self._learning.model is not self._serving.model
+        self._imprinting.move(batch, self._asked, [self._serving, self._learning] if apart else [self._serving])
+        self._asked = None
 
     def backward(self, batch: OnlineBatch, past: Past | None = None) -> tuple[float, float]:
         """Gradients of the batch's loss, and of the replayed past's.
@@ -181,6 +199,8 @@ class OnlineModel:
         state = {_RANDOM: self._random} | {_SERVING + name: tensor for name, tensor in self.weights().items()}
         if self._recipe.average:
             state |= {_LEARNING + name: t for name, t in checkpoint_tensors(self._learning.model).items()}
+        if self._imprinting is not None:
+            state |= {_TAKEN: self._imprinting.taken, _MEAN: self._imprinting.mean}
         for parameter, values in self._optimizer.state.items():
             for key, value in values.items():
                 state[f"{_OPTIMIZER}{key}.{self._names[id(parameter)]}"] = value
@@ -196,12 +216,17 @@ class OnlineModel:
             for prefix, tensors in parts.items():
                 if name.startswith(prefix):
                     tensors[name.removeprefix(prefix)] = tensor
+        if (_TAKEN in state) != (self._imprinting is not None):
+            raise ValueError("the state was written by a recipe with another `imprint`; go on with the same")
         if bool(parts[_LEARNING]) != bool(self._recipe.average):
             raise ValueError("the state was written by a recipe with another `average`; go on with the same")
         if self._recipe.average:
             load_tensors(self._learning.model, parts[_LEARNING])
         load_tensors(self._serving.model, parts[_SERVING])
         self._random = self._next_random = state[_RANDOM].clone()
+        if self._imprinting is not None:
+            self._imprinting.taken.copy_(state[_TAKEN])
+            self._imprinting.mean = state[_MEAN].clone().to(self._imprinting.mean.device)
         self._optimizer.state.clear()
         self.clear()
         parameters = dict(self._learning.model.named_parameters())

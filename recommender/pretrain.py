@@ -17,6 +17,7 @@ import torch
 from catalogue.replay import Timeline
 from recommender.dropout import residual_dropout
 from recommender.loading import Recommender, checkpoint_tensors, load_tensors
+from recommender.prompt import Prompt
 from recommender.recipe import PretrainSettings
 from recommender.windows import PastEvents, Window, window_batch, window_loss
 
@@ -146,6 +147,14 @@ class Pretrainer:
             return False
         self.restore(torch.load(folder / CHECKPOINT, weights_only=True))
         return True
+
+
+def counted(recommender: Recommender, line: Timeline) -> Recommender:
+    """The same, whose vocabulary says how many of `line`'s events each item has."""
+    known = PastEvents(recommender, line).item
+    events = np.bincount(known, minlength=recommender.vocabulary.num_items).tolist()
+    vocabulary = msgspec.structs.replace(recommender.vocabulary, item_events=tuple(events))
+    return Recommender(recommender.model, vocabulary, Prompt(recommender.prompt.template, vocabulary))
 
 
 def pretrain(

@@ -76,6 +76,8 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         whole_windows: learn the last window of each user who has new events, every item of it, instead of the new
             events alone: more of a sitting is learned while it goes on.
         mask_seen: as in pre-training.
+        imprint: how far the row of an item with fewer than `imprint_below` events moves towards who took it, in mean
+            row norms divided by its events and two more; 0 for no such moves. See `recommender.imprinting`.
         average: the weights that serve keep this share at a step and take the rest from those that learn; 0 serves the
             latter.
         seed: of dropout and replay.
@@ -91,10 +93,14 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     event_weight: float = 1 / 64
     whole_windows: bool = True
     mask_seen: bool = True
+    imprint: float = 0.7
+    imprint_below: int = 20
     average: float = 0.98
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.imprint < 0:
+            raise ValueError(f"imprint={self.imprint}: take 0 (none) or more")
         if not 0 <= self.average < 1:
             raise ValueError(f"average={self.average}: take 0 (none) up to below 1")
         if self.replay_windows < 0:
@@ -107,7 +113,9 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         their own, `workers` times as many: a new event weighs as much more in each, their rate is lower by the square
         root (a smaller batch's gradient is noisier by as much; Malladi et al. 2022), the average keeps as much a
         second, and momentum is less, since steps that come late are momentum already (`ASYNC_BETA1`). In `rounds` the
-        gradients of all are averaged into one step (`OnlineModel.gradients` weighs them).
+        gradients of all are averaged into one step (`OnlineModel.gradients` weighs them), and nobody imprints: what is
+        no gradient is not averaged. An asynchronous worker counts its own events alone, which are a share of an item's,
+        and moves the less.
 
         Args:
             compressed: the rounds' gradients may go compressed. Error feedback saves an element up for tens of steps
@@ -117,14 +125,17 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         share = msgspec.structs.replace(self, replay_windows=-(-self.replay_windows // workers))
         if compressed:
             share = msgspec.structs.replace(share, second_moment="tensor", betas=(0.0, self.betas[1]))
-        if rounds or workers == 1:
+        if workers == 1:
             return share
+        if rounds:
+            return msgspec.structs.replace(share, imprint=0.0)
         return msgspec.structs.replace(
             share,
             event_weight=self.event_weight * workers,
             learning_rate=self.learning_rate / math.sqrt(workers),
             betas=(min(ASYNC_BETA1, self.betas[0]), self.betas[1]),
             average=self.average ** (1 / workers),
+            imprint=self.imprint / workers,
         )
 
 

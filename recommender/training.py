@@ -10,13 +10,10 @@ from recommender.loading import Recommender
 from recommender.scoring import hidden_states, item_log_probabilities
 
 
-def batch_log_probabilities(recommender: Recommender, batch: OnlineBatch) -> Tensor:
-    """The prequential scores, `[B, num_items]`, without gradients: what serving would have answered before each block.
-
-    Event e was given `[batch.event_row[e], batch.target[e]]`.
-    """
-    with torch.inference_mode():
-        return _log_probabilities(recommender, batch)
+def batch_states(recommender: Recommender, batch: OnlineBatch) -> Tensor:
+    """The state `[B, D]` that each of the batch's rows is asked from."""
+    states = hidden_states(recommender, batch.tokens)
+    return states[torch.arange(len(batch.last), device=batch.last.device), batch.last]
 
 
 def online_loss(recommender: Recommender, batch: OnlineBatch, mask_seen: bool = False) -> Tensor:
@@ -31,13 +28,8 @@ def online_loss(recommender: Recommender, batch: OnlineBatch, mask_seen: bool = 
     if not batch.num_events:
         raise ValueError("the batch has no event with a known item; skip it")
     seen = _seen(recommender, batch) if mask_seen else None
-    return -_log_probabilities(recommender, batch, seen)[batch.event_row, batch.target].mean()
-
-
-def _log_probabilities(recommender: Recommender, batch: OnlineBatch, without: Tensor | None = None) -> Tensor:
-    states = hidden_states(recommender, batch.tokens)
-    rows = torch.arange(len(batch.last), device=batch.last.device)
-    return item_log_probabilities(recommender, states[rows, batch.last], without)
+    scores = item_log_probabilities(recommender, batch_states(recommender, batch), seen)
+    return -scores[batch.event_row, batch.target].mean()
 
 
 def _seen(recommender: Recommender, batch: OnlineBatch) -> Tensor:

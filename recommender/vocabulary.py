@@ -21,6 +21,7 @@ PAD_TO = 64
 """Vocabulary sizes are multiples of this: vLLM pads to 64 anyway, and tensor-parallel ranks split evenly."""
 
 Token = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class ItemVocabulary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
@@ -32,6 +33,8 @@ class ItemVocabulary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         reserved_slots: rows behind the items, free for `with_items`.
         pad_token: fills the right of a batch; its state is never read.
         vocab_size: rows of the embedding, padding included.
+        item_events: of each item, how many events the model was trained on; empty where that is not known. An item
+            added later has none.
         schema_version: 1.
     """
 
@@ -40,6 +43,7 @@ class ItemVocabulary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     reserved_slots: Token
     pad_token: Token
     vocab_size: Token
+    item_events: tuple[Count, ...] = ()
     schema_version: Literal[1] = 1
 
     def __post_init__(self) -> None:
@@ -52,6 +56,8 @@ class ItemVocabulary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"{len(self.item_ids)} items and {self.reserved_slots} reserved slots behind token "
                 f"{self.first_item_token} do not fit into vocab_size={self.vocab_size}; raise vocab_size"
             )
+        if self.item_events and len(self.item_events) != len(self.item_ids):
+            raise ValueError(f"item_events has {len(self.item_events)} counts for {len(self.item_ids)} items")
         if self.first_item_token <= self.pad_token < self.first_item_token + self.num_items + self.reserved_slots:
             raise ValueError(f"pad_token={self.pad_token} is an item's token; choose one outside the items")
 
@@ -110,7 +116,10 @@ class ItemVocabulary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 "initialise a model with more (`slipstream init --reserved-slots`)"
             )
         return msgspec.structs.replace(
-            self, item_ids=self.item_ids + tuple(new_ids), reserved_slots=self.reserved_slots - len(new_ids)
+            self,
+            item_ids=self.item_ids + tuple(new_ids),
+            reserved_slots=self.reserved_slots - len(new_ids),
+            item_events=self.item_events + (0,) * len(new_ids) if self.item_events else (),
         )
 
     def save(self, model_dir: Path) -> None:

@@ -51,7 +51,7 @@ def pretrain(
     from catalogue.datasets import DataError, load
     from catalogue.replay import split, timeline
     from recommender.loading import save_recommender
-    from recommender.pretrain import Pretrainer
+    from recommender.pretrain import Pretrainer, counted
     from recommender.pretrain import pretrain as run
     from recommender.recipe import PRETRAIN
 
@@ -79,7 +79,7 @@ def pretrain(
         run(trainer, checkpoints, seconds, on_step=on_step)
     if model is not None:
         _copy_tokenizer(model, out)
-    save_recommender(recommender, out)
+    save_recommender(counted(recommender, past), out)
     print(f"{out}: {trainer.step:,} steps, {trainer.epoch:.1f} epochs, {time.monotonic() - started:.0f} s")
 
 

@@ -9,13 +9,19 @@ import pytest
 import torch
 
 from contracts.item import Item
-from recommender.examples import Interaction, UserUpdate, online_batch
+from recommender.examples import Interaction, OnlineBatch, UserUpdate, online_batch
 from recommender.history import History
 from recommender.initialise import preset_recommender
 from recommender.loading import Recommender, checkpoint_tensors
 from recommender.prompt import Prompt, PromptTemplate
-from recommender.scoring import pad_right, prompt_rows, score_histories
-from recommender.training import batch_log_probabilities, online_loss
+from recommender.scoring import item_log_probabilities, pad_right, prompt_rows, score_histories
+from recommender.training import batch_states, online_loss
+
+
+def asked(recommender: Recommender, batch: OnlineBatch) -> torch.Tensor:
+    """What the batch's rows are answered."""
+    with torch.inference_mode():
+        return item_log_probabilities(recommender, batch_states(recommender, batch))
 
 
 def at(timestamp: float, *item_ids: str) -> list[Interaction]:
@@ -43,7 +49,7 @@ def test_a_block_that_the_batch_cuts_keeps_its_state(tiny: Recommender) -> None:
 def test_a_first_event_trains_from_the_start_token(tiny: Recommender) -> None:
     batch = online_batch(tiny, [UserUpdate([], at(5, "i7"))])
     assert batch.tokens.tolist() == [[1]]
-    scores = batch_log_probabilities(tiny, batch)
+    scores = asked(tiny, batch)
     assert torch.allclose(scores, score_histories(tiny, [[]]), atol=1e-6)
 
 
@@ -62,7 +68,7 @@ def test_scores_are_those_of_serving_whatever_the_batch(tiny: Recommender) -> No
     long = [Interaction(f"i{n % 20}", n) for n in range(70)]
     users = [UserUpdate(long, at(99, "i1") + at(100, "i2")), UserUpdate([], at(99, "i4", "i5"))]
     batch = online_batch(tiny, users)
-    scores = batch_log_probabilities(tiny, batch)
+    scores = asked(tiny, batch)
     served = score_histories(tiny, [[f"i{item}" for item in block.before] for block in batch.blocks])
     assert torch.allclose(scores, served, atol=1e-5)
     assert batch.tokens.shape == (3, 51), "cut to the window"
@@ -71,12 +77,12 @@ def test_scores_are_those_of_serving_whatever_the_batch(tiny: Recommender) -> No
 def test_the_loss_is_the_mean_and_its_gradient_raises_the_events(tiny: Recommender) -> None:
     batch = online_batch(tiny, [UserUpdate(at(1, "i1"), at(2, "i2", "i3")), UserUpdate([], at(2, "i4"))])
     optimizer = torch.optim.SGD(tiny.model.parameters(), lr=0.1)
-    before, loss = batch_log_probabilities(tiny, batch), online_loss(tiny, batch)
+    before, loss = asked(tiny, batch), online_loss(tiny, batch)
     own = before[batch.event_row, batch.target]
     assert loss.item() == pytest.approx(-own.mean().item())
     loss.backward()
     optimizer.step()
-    after = batch_log_probabilities(tiny, batch)
+    after = asked(tiny, batch)
     assert (after[batch.event_row, batch.target] > own).all()
 
 

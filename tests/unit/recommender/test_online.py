@@ -48,8 +48,11 @@ def test_workers_that_share_a_stream_share_its_replay_and_lower_their_rates() ->
     assert pair.average**2 == pytest.approx(ONLINE.average)
     # Half the events in a push, each of which counts twice against the replayed past: two pushes do what a batch does.
     assert pair.event_weight == 2 * ONLINE.event_weight
+    assert pair.imprint * 2 == ONLINE.imprint
     rounds = ONLINE.shared_by(2, rounds=True)
-    assert rounds == msgspec.structs.replace(ONLINE, replay_windows=16)
+    assert rounds == msgspec.structs.replace(ONLINE, replay_windows=16, imprint=0.0), (
+        "what is no gradient is not averaged"
+    )
     compressed = ONLINE.shared_by(2, rounds=True, compressed=True)
     assert (compressed.second_moment, compressed.betas) == ("tensor", (0.0, ONLINE.betas[1]))
     assert ONLINE.shared_by(2, compressed=True).second_moment == "tensor" != pair.second_moment

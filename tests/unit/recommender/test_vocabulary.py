@@ -42,6 +42,8 @@ def test_build_pads_and_reserves() -> None:
 def test_new_items_take_reserved_slots_and_old_tokens_stay() -> None:
     grown = vocabulary().with_items(["d", "e"])
     assert (grown.token("a"), grown.token("e"), grown.reserved_slots, grown.vocab_size) == (2, 6, 1, 64)
+    assert grown.item_events == (), "what the model has seen is not known"
+    assert vocabulary(item_events=(7, 0, 2)).with_items(["d"]).item_events == (7, 0, 2, 0)
     with pytest.raises(ValueError, match="reserved-slots"):
         grown.with_items(["f", "g"])
 
