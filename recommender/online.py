@@ -17,8 +17,8 @@ from recommender.imprinting import Imprinting
 from recommender.loading import Recommender, checkpoint_tensors, load_tensors
 from recommender.recipe import OnlineRecipe
 from recommender.replay import Past, replay_windows
-from recommender.tensor_adamw import TensorAdamW
 from recommender.scoring import item_log_probabilities
+from recommender.tensor_adamw import TensorAdamW
 from recommender.training import batch_states, online_loss
 from recommender.windows import Window, last_windows, window_batch, window_loss
 
