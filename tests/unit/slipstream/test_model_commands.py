@@ -94,4 +94,4 @@ def test_pretrain_goes_on_from_a_folder_of_init(run: Any, tmp_path: Path) -> Non
     new, trained = (load_recommender(tmp_path / name) for name in ("new", "trained"))
     assert not torch.equal(new.head.weight, trained.head.weight)
     assert msgspec.structs.replace(trained.vocabulary, item_events=()) == new.vocabulary
-    assert sum(trained.vocabulary.item_events) > 500, "it says how many events it has seen of each item"
+    assert sum(trained.vocabulary.item_events) > 100, "it says how many events it has seen of each item"
