@@ -6,6 +6,7 @@ best. A method that has been chosen is not chosen again.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -52,13 +53,15 @@ class Choices:
         return dict(found["chosen"])
 
     def add(self, method: str, trial: dict[str, Any]) -> None:
-        """Keep one more trial."""
-        everything = self._read()
-        everything.setdefault(method, []).append(trial)
+        """Keep one more trial; commands that work on other methods side by side keep theirs, too."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(everything, indent=1, sort_keys=True))
-        partial.replace(self.path)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            everything = self._read()
+            everything.setdefault(method, []).append(trial)
+            partial = self.path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(json.dumps(everything, indent=1, sort_keys=True))
+            partial.replace(self.path)
 
     def _read(self) -> dict[str, list[dict[str, Any]]]:
         return dict(json.loads(self.path.read_text())) if self.path.exists() else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import multiprocessing
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from evaluation.our_method import MODEL, Ours, online_settings
 from evaluation.our_trials import our_trials
 from evaluation.ours import newborn
 from evaluation.runs import Run, execute
+from evaluation.session import Session, _settings, _shared
 from evaluation.stages import AlreadyOpened, OpenedLog, configuration_hash, tuning_stage
 from evaluation.tasks import Task, spread
 from recommender.recipe import PRETRAIN, PretrainSettings
@@ -115,3 +117,36 @@ def test_a_run_that_is_done_is_read_not_made_again(walkers: Dataset, tmp_path: P
         path.unlink()
     with pytest.raises(AlreadyOpened):
         execute(run, CPU, lambda text: None, lambda events: None)
+
+
+def _add_many(path: Path, method: str) -> None:
+    for number in range(40):
+        Choices(path).add(method, {"settings": {"number": number}, "ndcg": 0.1})
+
+
+def test_commands_side_by_side_keep_each_others_trials(tmp_path: Path) -> None:
+    path = tmp_path / "choices.json"
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=_add_many, args=(path, method)) for method in ("ours", "sasrec-full")]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert {method: len(Choices(path).trials(method)) for method in ("ours", "sasrec-full")} == {
+        "ours": 40,
+        "sasrec-full": 40,
+    }
+
+
+def test_a_time_split_is_chosen_by_the_streams_trials_of_the_frozen_model(walkers: Dataset, tmp_path: Path) -> None:
+    session = Session(walkers, "time-split", 1, "cpu", tmp_path)
+    ours = next(method for method in methods(walkers, "time-split") if isinstance(method, Ours))
+    assert not _shared(session, ours), "there are none"
+    for number, (frozen, online) in enumerate([(0.3, 0.1), (0.2, 0.9)]):
+        scorers = {"ours-frozen": frozen, "ours-online": online}
+        trial = {"settings": {}, "chosen": {"number": number}, "ndcg": online, "scorers": scorers}
+        session.stream_choices.add("ours", trial)
+    assert _shared(session, ours) and _settings(session, ours) == {"number": 0}
+    assert not _shared(Session(walkers, "leave-one-out", 1, "cpu", tmp_path), ours)
+    session.choices.add("ours", {"settings": {}, "chosen": {"number": 7}, "ndcg": 0.0, "scorers": {}})
+    assert not _shared(session, ours) and _settings(session, ours) == {"number": 7}, "its own go first"
