@@ -20,8 +20,8 @@ from slipstream.commands import init, pretrain
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs `slipstream` with both commands over a small data set."""
+def run(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
+    """Runs `slipstream` with both commands over a small data set; with a parameter that is true people repeat there."""
     import numpy as np
 
     monkeypatch.setenv("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "PASSIVE"))
@@ -31,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
         [f"i{(n * 7 + n % 20) % 30}" for n in range(400)],
         np.arange(400, dtype=np.int64),
     )
-    small = build("small", "click", items, rows)
+    small = build("small", "click", items, rows, repeats=getattr(request, "param", False))
 
     def load(name: str, path: Path | None) -> Dataset:
         return small
@@ -85,6 +85,13 @@ def test_pretrain_trains_resumes_and_refuses_another_run(run: Any, tmp_path: Pat
     result = run("pretrain", "--epochs", 3, "--resume", *common)
     assert result.exit_code == 2
     assert "other settings" in result.output
+
+
+@pytest.mark.parametrize(("run", "masked"), [(False, True), (True, False)], indirect=["run"])
+def test_what_a_user_has_had_competes_where_people_take_it_again(run: Any, masked: bool, tmp_path: Path) -> None:
+    assert run("pretrain", "--epochs", 1, "--threads", 1, "--out", tmp_path).exit_code == 0
+    settings = torch.load(tmp_path / "checkpoint/pretrain.pt", weights_only=True)["settings"]
+    assert msgspec.json.decode(settings)["mask_seen"] is masked
 
 
 def test_pretrain_goes_on_from_a_folder_of_init(run: Any, tmp_path: Path) -> None:

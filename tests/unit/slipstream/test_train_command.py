@@ -11,7 +11,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from online_trainer.settings import TrainerSettings
 from slipstream.commands import train as command
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command sets up for its process (logs on the runner's stderr, signals) would outlive the test here."""
+    monkeypatch.setattr("slipstream.logs.configure", lambda level: None)
+    monkeypatch.setattr(command, "_end_on_signals", lambda patience: None)
 
 
 def test_several_owners_need_an_address_that_workers_can_reach(tmp_path: Path) -> None:
@@ -24,6 +32,25 @@ def test_several_owners_need_an_address_that_workers_can_reach(tmp_path: Path) -
     result = CliRunner().invoke(app, [*options, "--exchange-key", str(key)], env={"COLUMNS": "300", "TERM": "dumb"})
     assert result.exit_code == 2
     assert "0.0.0.0 is nowhere: give this machine's address" in result.output
+
+
+@pytest.mark.parametrize(("option", "masked"), [((), True), (("--exclude-seen",), True), (("--repeat-seen",), False)])
+def test_what_a_user_has_taken_is_no_answer_unless_people_repeat(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: tuple[str, ...], masked: bool
+) -> None:
+    told: list[TrainerSettings] = []
+
+    def run(settings: TrainerSettings, *others: object) -> int:
+        told.append(settings)
+        return 0
+
+    monkeypatch.setattr(command, "_run", run)
+    app = typer.Typer()
+    command.register(app)
+    options = ["--model", "m", "--model-dir", str(tmp_path), "--kafka", "127.0.0.1:1", "--releases", str(tmp_path)]
+    result = CliRunner().invoke(app, [*options, "--state", str(tmp_path), "--nice", "0", *option])
+    assert result.exit_code == 0, result.output
+    assert told[0].recipe.mask_seen is masked
 
 
 @pytest.mark.parametrize("group", [(), ("--workers", "2"), ("--workers", "2", "--exchange", "sync")])
