@@ -8,6 +8,8 @@ is what a restarting replica must reach before it is ready.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -41,6 +43,28 @@ class TensorEntry(msgspec.Struct, frozen=True, kw_only=True):
     sha256: Sha256
 
 
+class AddedItems(msgspec.Struct, frozen=True, kw_only=True):
+    """Items that got a token after the model folder was written.
+
+    Attributes:
+        item_ids: in slot order: the first has the first slot behind the folder's items.
+        all_sha256: of every item id in slot order, the folder's first, so that another folder is told apart.
+    """
+
+    item_ids: tuple[Identifier, ...]
+    all_sha256: Sha256
+
+    @classmethod
+    def behind(cls, folder_ids: Sequence[str], added: Sequence[str]) -> AddedItems:
+        """`added` behind the folder's items."""
+        digest = hashlib.sha256(msgspec.json.encode([*folder_ids, *added])).hexdigest()
+        return cls(item_ids=tuple(added), all_sha256=digest)
+
+    def fits(self, folder_ids: Sequence[str]) -> bool:
+        """Whether the release was trained from a model folder with these items, in this order."""
+        return self.behind(folder_ids, self.item_ids) == self
+
+
 class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a release is, beside its safetensors file.
 
@@ -56,6 +80,7 @@ class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         offsets: for each partition of the events topic, the first offset NOT in the weights.
         watermark: largest event time in the weights, unix seconds; None before the first event.
         events_trained: distinct events in the weights since pre-training.
+        added_items: None where every item is the model folder's; of a delta, all of them, too.
         schema_version: 1.
     """
 
@@ -70,6 +95,7 @@ class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     watermark: float | None = None
     events_trained: int = 0
     patch: dict[str, TensorEntry] | None = None
+    added_items: AddedItems | None = None
     schema_version: Literal[1] = 1
 
     def covers(self, partition: int, offset: int) -> bool:

@@ -74,6 +74,10 @@ class Admission:
         self._metrics = metrics
         self._reader = _EventReader()
 
+    def know(self, items: Collection[str]) -> None:
+        """Admit events of these items from now on, and of no others."""
+        self._known_items = items
+
     def read(self, records: Sequence[Record]) -> Reading:
         """Decode; changes nothing and sends nothing."""
         return self._reader.read(records)

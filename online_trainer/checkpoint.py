@@ -37,6 +37,7 @@ class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
         events_trained: distinct events in the weights since pre-training.
         watermark: largest event time in the weights; None before the first.
         tensors_sha256: of the tensors' file.
+        added_items: items that the weights know and the model folder does not, in slot order.
         applied: worker → incarnation, sequence number and order of its newest push; empty for a single worker.
     """
 
@@ -50,6 +51,7 @@ class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
     watermark: float | None
     tensors_sha256: Sha256 = "0" * 64
     applied: dict[str, tuple[int, int, int]] = {}
+    added_items: tuple[str, ...] = ()
     schema_version: Literal[1] = 1
 
 

@@ -1,6 +1,6 @@
-"""The journal: where training began, and every batch plan before it was applied.
+"""The journal: where training began, and every batch plan and every new item before it was applied.
 
-One JSON line an entry. A restart repeats the plans behind its checkpoint, so the weights become what they would have
+One JSON line an entry. A restart repeats the entries behind its checkpoint, so the weights become what they would have
 been; a run from version 1 with the same journal repeats the whole training.
 """
 
@@ -43,7 +43,26 @@ class Passed(msgspec.Struct, frozen=True, kw_only=True, tag="passed"):
     last: int
 
 
-Entry = Beginning | BatchPlan | Passed
+class NewItems(msgspec.Struct, frozen=True, kw_only=True, tag="items"):
+    """Items that get the next reserved slots, between two plans.
+
+    The rows themselves are kept, so that a restart needs neither titles nor the items topic, which may say something
+    else by then.
+
+    Attributes:
+        after: number of the plan they follow; 0 before the first.
+        item_ids: in slot order.
+        starts: checkpoint name → their rows, fp32, row-major, little-endian.
+    """
+
+    after: int
+    item_ids: tuple[str, ...]
+    starts: dict[str, bytes]
+
+
+Step = BatchPlan | NewItems
+"""What is applied to the weights, in the journal's order."""
+Entry = Beginning | BatchPlan | Passed | NewItems
 
 
 class Journal:
@@ -53,6 +72,7 @@ class Journal:
         self._file = AppendFile(path)
         self.beginning: Beginning | None = None
         self._plans: list[BatchPlan] = []
+        self._new_items: list[NewItems] = []
         self._passed: set[int] = set()
         for entry in self._read():
             self._take(entry)
@@ -66,6 +86,12 @@ class Journal:
         """The plans behind plan `number`, in order."""
         return self._plans[number:]
 
+    def steps_after(self, number: int) -> list[Step]:
+        """The plans behind plan `number`, and the items behind it, in order."""
+        steps: list[Step] = [*self.plans_after(number), *(new for new in self._new_items if new.after >= number)]
+        # Items follow the plan they name.
+        return sorted(steps, key=lambda step: step.after + 0.5 if isinstance(step, NewItems) else step.number)
+
     def is_passed(self, number: int) -> bool:
         """Whether plan `number` is not to be trained."""
         return number in self._passed
@@ -76,10 +102,11 @@ class Journal:
         Until then a crash would repeat the batches since the last checkpoint with other edges: every event would
         still count once, but not bit for bit as before.
         """
+        written = FaultPoint.ITEMS_WRITTEN if isinstance(entry, NewItems) else FaultPoint.PLAN_WRITTEN
         self._take(entry)
         self._file.append(msgspec.json.encode(entry) + b"\n")
         try:
-            self._file.sync(lambda: reach(FaultPoint.PLAN_WRITTEN))
+            self._file.sync(lambda: reach(written))
         except OSError as error:
             if is_disk_full(error):
                 return False
@@ -106,6 +133,10 @@ class Journal:
             self.beginning = entry
         elif isinstance(entry, Passed):
             self._passed.update(range(entry.first, entry.last + 1))
+        elif isinstance(entry, NewItems):
+            if entry.after != self.last_plan:
+                raise JournalDamaged(f"{self._file.path}: items of plan {entry.after} follow plan {self.last_plan}")
+            self._new_items.append(entry)
         elif entry.number == self.last_plan + 1:
             self._plans.append(entry)
         else:

@@ -71,6 +71,10 @@ class Learner:
     def recommender(self, grown: Recommender) -> None:
         self._online.recommender = grown
 
+    def know(self, recommender: Recommender) -> None:
+        """Name the items as `recommender`, over the same model, does; all weights have their rows already."""
+        self._online.know(recommender)
+
     @property
     def learning(self) -> Any:
         """The model whose weights learn; `recommender.model` itself without an average."""

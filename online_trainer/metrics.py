@@ -40,6 +40,10 @@ class TrainerMetrics:
         )
         for reason in Untrained:
             self.untrained.labels(reason.value)
+        self.items = self._gauge("items", "Items the model knows.")
+        self.items_without_slot = self._gauge(
+            "items_without_slot", "Items of the items topic for which the model has no reserved slot left."
+        )
         self.non_finite = self._counter(
             "non_finite", "Batches refused for a loss, gradient or weight that is not finite. Alert on any increase."
         )

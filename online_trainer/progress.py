@@ -58,18 +58,27 @@ class Progress:
         self.events_trained = 0
         self.watermark: float | None = None
         self.applied: dict[str, tuple[int, int, int]] = {}
+        self.added_items: tuple[str, ...] = ()
+        """Items that the weights know and the model folder does not, in slot order."""
         if found:
             self._become(*found)
 
     @property
     def uncommitted(self) -> bool:
-        """Whether a batch was applied since the last commit."""
-        return self.committed is None or self.plans_applied > self.committed.plans_applied
+        """Whether a batch or items were applied since the last commit."""
+        return self.committed is None or self.plans_applied > self.committed.plans_applied or self.uncommitted_training
 
     @property
     def uncommitted_training(self) -> bool:
         """Whether the weights have changed since the last commit."""
-        return self.committed is not None and self.events_trained > self.committed.events_trained
+        return self.uncommitted_changes > 0
+
+    @property
+    def uncommitted_changes(self) -> int:
+        """Events trained and items added since the last commit; 0 before the first."""
+        if (last := self.committed) is None:
+            return 0
+        return self.events_trained - last.events_trained + len(self.added_items) - len(last.added_items)
 
     def start_over(self, offsets: Mapping[int, int]) -> Users:
         """Before the first commit: empty histories, training to begin at `offsets`. Returns the empty users."""
@@ -109,6 +118,7 @@ class Progress:
             events_trained=self.events_trained,
             watermark=self.watermark,
             applied=dict(self.applied),
+            added_items=self.added_items,
         )
         self._state.checkpoints.write(state, self._learner.state(), vote)
         self.committed = state
@@ -138,3 +148,4 @@ class Progress:
         self.events_trained = state.events_trained
         self.watermark = state.watermark
         self.applied = dict(state.applied)
+        self.added_items = state.added_items

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -13,7 +13,14 @@ import structlog
 from torch import Tensor
 
 from contracts import topics, wire
-from contracts.release import LiveVersion, ReleaseAnnouncement, ReleaseKind, ReleaseManifest, live_key
+from contracts.release import (
+    AddedItems,
+    LiveVersion,
+    ReleaseAnnouncement,
+    ReleaseKind,
+    ReleaseManifest,
+    live_key,
+)
 from online_trainer.checkpoint import CheckpointState
 from online_trainer.fault_points import FaultPoint, reach
 from online_trainer.tensors import to_raw
@@ -42,6 +49,7 @@ class Publisher:
         connect: opens a connection of the publisher's own for announcements.
         anchor_every: each so many releases stand alone; those between are deltas on the one before, where that is
             smaller. The first after a start stands alone. 1: all do.
+        item_ids: the model folder's, in slot order; what was added since stands behind them.
     """
 
     def __init__(
@@ -51,6 +59,7 @@ class Publisher:
         connect: Callable[[], EventLog],
         keep_releases: int,
         anchor_every: int = 1,
+        item_ids: Sequence[str] = (),
     ) -> None:
         self.density = 1.0
         """Share of the elements that the last release changed; 1 where that was not looked at."""
@@ -62,6 +71,7 @@ class Publisher:
         self._connect = connect
         self._log = connect()
         self._keep_releases = keep_releases
+        self._item_ids = item_ids
         self._epoch = 0
         self._next_reclaim = 0.0
 
@@ -80,7 +90,8 @@ class Publisher:
         if state.version not in self._store.versions(self._model):
             return False
         entries = {name: raw.entry() for name, raw in to_raw(weights).items()}
-        return self._store.manifest(self._model, state.version).tensors == entries
+        manifest = self._store.manifest(self._model, state.version)
+        return manifest.tensors == entries and manifest.added_items == self._added_items(state)
 
     def publish(self, state: CheckpointState, weights: Mapping[str, Tensor]) -> int:
         """Write the release and announce it; returns its tensor bytes.
@@ -137,7 +148,11 @@ class Publisher:
             offsets=state.offsets,
             watermark=state.watermark,
             events_trained=state.events_trained,
+            added_items=self._added_items(state),
         )
+
+    def _added_items(self, state: CheckpointState) -> AddedItems | None:
+        return AddedItems.behind(self._item_ids, state.added_items) if state.added_items else None
 
     def _announce(self, version: int, sha256: str) -> None:
         message = ReleaseAnnouncement(model=self._model, version=version, epoch=self._epoch, manifest_sha256=sha256)

@@ -54,7 +54,7 @@ class Publishing:
 
         Args:
             version: of the newest commit.
-            trained: events since that commit.
+            trained: events since that commit, and items added.
             uncommitted: whether any batch was applied since.
         """
         settings, since = self._settings, time.monotonic() - self._begun_at

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 
 from contracts import topics
 from online_trainer.admission import Admission
 from online_trainer.fault_points import FaultPoint, reach
+from online_trainer.growth import Newcomers
 from online_trainer.intake import Intake
+from online_trainer.item_feed import ItemFeed
 from online_trainer.journal import Beginning, Journal
 from online_trainer.learner import Learner
 from online_trainer.metrics import TrainerMetrics
@@ -39,6 +42,7 @@ def start_trainer(
     store: ReleaseStore,
     metrics: TrainerMetrics,
     patience: Patience,
+    tokenizer: Any = None,
 ) -> Trainer:
     """A trainer that stands where the last one was committed, is the model's writer and has announced its version.
 
@@ -46,6 +50,7 @@ def start_trainer(
 
     Args:
         connect: opens a connection to the log; called twice, and again after a lost transactional id.
+        tokenizer: a base model's, for the titles of new items.
 
     Raises:
         StateInUse, JournalDamaged: see `StateFolder`. StateDoesNotFit, ValueError: the text says what to do.
@@ -55,7 +60,8 @@ def start_trainer(
     state = StateFolder(settings.state)
     learner = Learner(recommender, settings.recipe)
     log = connect()
-    publisher = Publisher(settings.model, store, connect, settings.keep_releases, settings.anchor_every)
+    item_ids = recommender.vocabulary.item_ids
+    publisher = Publisher(settings.model, store, connect, settings.keep_releases, settings.anchor_every, item_ids)
     admission = Admission(log, recommender.vocabulary.index, metrics)
     beginning = patience.wait_for(lambda: begin(settings, state.journal, log))
     newest = patience.wait_for_store(publisher.take_over)
@@ -66,7 +72,10 @@ def start_trainer(
         reach(FaultPoint.START_RESTORED)
         _log.info("restored", version=progress.committed.version, plans_applied=progress.plans_applied)
     intake = patience.wait_for(lambda: open_intake(settings, progress, log))
-    trainer = Trainer(settings, state, learner, progress, intake, admission, publisher, metrics, patience, log)
+    newcomers = Newcomers(ItemFeed(log), metrics, tokenizer)
+    trainer = Trainer(
+        settings, state, learner, progress, intake, admission, publisher, metrics, patience, log, newcomers
+    )
     trainer.publish()
     reach(FaultPoint.START_ANNOUNCED)
     return trainer

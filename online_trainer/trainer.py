@@ -1,5 +1,6 @@
 """The online trainer: one worker that turns events into releases, each event once whatever is killed when.
 
+    items topic → journal (fsync) → weights, vocabulary                      every new item
     plan → journal (fsync) → collect → admit → score → step → ledger        every batch
     ledger (fsync) → checkpoint (fsync, rename) → release → announcement    every release
 
@@ -20,8 +21,9 @@ from online_trainer.append_file import is_disk_full
 from online_trainer.batch import train_batch
 from online_trainer.checkpoint import CheckpointState
 from online_trainer.fault_points import FaultPoint, reach
+from online_trainer.growth import Growth, Newcomers
 from online_trainer.intake import Intake
-from online_trainer.journal import Passed
+from online_trainer.journal import NewItems, Passed
 from online_trainer.learner import Learner, StepReport, Verdict
 from online_trainer.ledger import Untrained
 from online_trainer.metrics import TrainerMetrics
@@ -53,6 +55,7 @@ class Trainer:
         metrics: TrainerMetrics,
         patience: Patience,
         log: EventLog,
+        newcomers: Newcomers,
     ) -> None:
         self.learner = learner
         self.progress = progress
@@ -64,7 +67,9 @@ class Trainer:
         self._publisher = publisher
         self._patience = patience
         self._event_log = log
-        self._repeats = deque(state.journal.plans_after(progress.plans_applied))
+        self._growth = Growth(learner, progress, admission, newcomers, self._journal_items)
+        self._has_all_items = False
+        self._repeats = deque(state.journal.steps_after(progress.plans_applied))
         self._publishing = Publishing(settings, publisher, metrics)
 
     def run(self) -> None:
@@ -84,10 +89,12 @@ class Trainer:
         reach(FaultPoint.STOP_COMMITTED)
 
     def run_once(self) -> None:
-        """At most one batch, then at most one release."""
-        plan = self._repeats.popleft() if self._repeats else self._new_plan()
-        if plan is not None:
-            self._apply(plan)
+        """New items, at most one batch, then at most one release."""
+        step = self._repeats.popleft() if self._repeats else self._new_plan()
+        if isinstance(step, NewItems):
+            self._growth.add(step)
+        elif step is not None:
+            self._apply(step)
         self.metrics.lag_events.set(self._intake.lag_events)
         if self._release_is_due():
             self.release()
@@ -113,6 +120,7 @@ class Trainer:
     def close(self) -> None:
         """Let go of files and connections. What is not committed is left to the next start."""
         self._intake.close()
+        self._growth.close()
         self._publisher.close()
         self._event_log.close()
         self.progress.close()
@@ -128,7 +136,8 @@ class Trainer:
         return self._committed.version
 
     def _new_plan(self) -> BatchPlan | None:
-        """The next plan, journalled."""
+        """The next plan, journalled; what is new in the items topic has been added before it."""
+        self._add_items()
         number = self._state.journal.last_plan + 1
         plan = self._patience.wait_for(lambda: self._plan(number))
         if plan is None:
@@ -138,6 +147,16 @@ class Trainer:
             self._disk_is_full("the journal")
         reach(FaultPoint.PLAN_JOURNALLED)
         return plan
+
+    def _add_items(self) -> None:
+        """Before the first plan all that the items topic has, later a few a turn: training goes on meanwhile."""
+        while self._patience.wait_for(self._growth.look) and not self._has_all_items:
+            pass
+        self._has_all_items = True
+
+    def _journal_items(self, new: NewItems) -> None:
+        if not self._state.journal.append(new):
+            self._disk_is_full("the journal")
 
     def _plan(self, number: int) -> BatchPlan | None:
         self._intake.refresh_ends()
@@ -167,16 +186,17 @@ class Trainer:
         """Pass over the plans since the last commit and go on from there: they led to weights that are not finite."""
         last = self.progress.plans_applied
         self.progress.go_back()
+        self._growth.restore()
         first = self.progress.plans_applied + 1
         if not self._state.journal.append(Passed(first=first, last=last)):
             self._disk_is_full("the journal")
         self._intake.seek(self.progress.offsets)
-        self._repeats = deque(self._state.journal.plans_after(self.progress.plans_applied))
+        self._repeats = deque(self._state.journal.steps_after(self.progress.plans_applied))
         _log.error("weights_not_finite", went_back_to_version=self._version, passed_plans=[first, last])
 
     def _release_is_due(self) -> bool:
-        trained = self.progress.events_trained - self._committed.events_trained
-        return self._publishing.is_due(self._version, trained, self.progress.uncommitted)
+        progress = self.progress
+        return self._publishing.is_due(self._version, progress.uncommitted_changes, progress.uncommitted)
 
     def _commit(self, version: int | None = None) -> bool:
         """Commit, as the next version if the weights have changed; False when it was not possible now."""

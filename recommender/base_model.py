@@ -75,13 +75,18 @@ def start_from_titles(recommender: Recommender, items: Sequence[Item], tokenizer
     An item whose title has no token starts from the mean over all `words` token rows, and so do the slots that are
     still reserved. Embedding and head are averaged each on its own; a tied head is the same tensor and done once.
     """
-    titles = [_tokenise(tokenizer, item.title) for item in items]
     vocabulary = recommender.vocabulary
+    tokens = [vocabulary.token(item.item_id) for item in items]
     for rows in _row_tensors(recommender):
-        mean = rows[:words].mean(dim=0)
-        for item, title in zip(items, titles, strict=True):
-            rows[vocabulary.token(item.item_id)] = rows[title].mean(dim=0) if title else mean
-        rows[vocabulary.item_tokens.stop :] = mean
+        rows[tokens] = title_rows(rows, items, tokenizer, words)
+        rows[vocabulary.item_tokens.stop :] = rows[:words].mean(dim=0)
+
+
+def title_rows(rows: Tensor, items: Sequence[Item], tokenizer: Any, words: int) -> Tensor:
+    """For each item the mean over its title's rows, or over all `words` rows where the title has no token."""
+    mean = rows[:words].mean(dim=0)
+    titles = [_tokenise(tokenizer, item.title) for item in items]
+    return torch.stack([rows[title].mean(dim=0) if title else mean for title in titles])
 
 
 def _row_tensors(recommender: Recommender) -> list[Tensor]:

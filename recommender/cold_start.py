@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from contracts.item import Item
-from recommender.base_model import start_from_titles
-from recommender.loading import Recommender
+from recommender.base_model import title_rows
+from recommender.loading import Recommender, item_tables
 from recommender.prompt import Prompt
+
+Starts = dict[str, Tensor]
+"""By checkpoint name of what has a row for each token: the new items' rows, `[n, ...]`."""
 
 
 def add_items(
@@ -29,23 +34,59 @@ def add_items(
     Raises:
         ValueError: more new items than reserved slots, or one that the model knows.
     """
-    vocabulary = recommender.vocabulary.with_items([item.item_id for item in new])
-    grown = Recommender(recommender.model, vocabulary, Prompt(recommender.prompt.template, vocabulary))
+    return place_items(recommender, [item.item_id for item in new], start_rows(recommender, new, known, tokenizer))
+
+
+def start_rows(
+    recommender: Recommender, new: Sequence[Item], known: Mapping[str, Item], tokenizer: Any = None
+) -> Starts:
+    """The rows that `add_items` would give to `new` items; changes nothing."""
+    tables = item_tables(recommender)
+    vocabulary = recommender.vocabulary
     if tokenizer is not None:
-        start_from_titles(grown, new, tokenizer, words=vocabulary.first_item_token)
-        return grown
-    old = recommender.vocabulary
-    features = [_features(known[item_id]) if item_id in known else frozenset() for item_id in old.item_ids]
-    tensors = [recommender.model.get_input_embeddings().weight.detach()]
-    if not recommender.tied:
-        tensors.append(recommender.head.weight.detach())
-    for item in new:
-        weights = _likeness(_features(item), features)
-        for rows in tensors:
-            rows[vocabulary.token(item.item_id)] = (
-                weights.to(rows.device) @ rows[old.item_tokens.start : old.item_tokens.stop]
+        return {name: title_rows(rows, new, tokenizer, vocabulary.first_item_token) for name, rows in tables.items()}
+    features = [_features(known[item_id]) if item_id in known else frozenset() for item_id in vocabulary.item_ids]
+    likeness = [_likeness(_features(item), features) for item in new]
+    old = slice(vocabulary.item_tokens.start, vocabulary.item_tokens.stop)
+    return {
+        name: torch.stack([weights.to(rows.device) @ rows[old] for weights in likeness])
+        for name, rows in tables.items()
+    }
+
+
+def place_items(recommender: Recommender, item_ids: Sequence[str], starts: Mapping[str, Tensor]) -> Recommender:
+    """The recommender with `item_ids` in reserved slots, started from `starts`; its weights change in place.
+
+    Raises:
+        ValueError: more items than reserved slots, one that the model knows, or rows that are not this model's.
+    """
+    grown = with_items(recommender, item_ids)
+    first = recommender.vocabulary.item_tokens.stop
+    tables = item_tables(recommender)
+    for name, rows in tables.items():
+        shape = (len(item_ids), *rows.shape[1:])
+        if name not in starts or starts[name].shape != shape or len(starts) != len(tables):
+            raise ValueError(
+                f"rows of {sorted(starts)} where {name} {shape} is this model's; start with the same model"
             )
+    for name, rows in tables.items():
+        rows[first : first + len(item_ids)] = starts[name]
     return grown
+
+
+def with_items(recommender: Recommender, item_ids: Sequence[str]) -> Recommender:
+    """The recommender with `item_ids` in the next reserved slots, whose rows its weights have already."""
+    vocabulary = recommender.vocabulary.with_items(item_ids)
+    return Recommender(recommender.model, vocabulary, Prompt(recommender.prompt.template, vocabulary))
+
+
+def title_tokenizer(model_dir: Path) -> Any:
+    """A base model's, where the folder has one, for `add_items`; None for an item-only model."""
+    if not (model_dir / "tokenizer_config.json").is_file():
+        return None
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
 
 
 @lru_cache(maxsize=1 << 20)
@@ -53,7 +94,7 @@ def _features(item: Item) -> frozenset[str]:
     return frozenset({f"category:{category}" for category in item.categories}) | set(item.title.lower().split())
 
 
-def _likeness(own: frozenset[str], others: Sequence[frozenset[str]]) -> torch.Tensor:
+def _likeness(own: frozenset[str], others: Sequence[frozenset[str]]) -> Tensor:
     """Weights `[num_items]` that sum to 1: Jaccard likeness, or all equal where nothing is shared."""
     shared = [len(own & other) / len(own | other) if own & other else 0.0 for other in others]
     weights = torch.tensor(shared) if any(shared) else torch.ones(len(others))

@@ -77,6 +77,17 @@ def checkpoint_tensors(model: Any) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in tied}
 
 
+def item_tables(recommender: Recommender) -> dict[str, Tensor]:
+    """Those of the checkpoint's tensors that have a row for each token: embedding, an untied head, its bias.
+
+    Not told by their shape: a layer may happen to be as wide as the vocabulary.
+    """
+    head = recommender.head
+    tables = {id(table) for table in (recommender.model.get_input_embeddings().weight, head.weight, head.bias)}
+    stored = checkpoint_tensors(recommender.model)
+    return {name: stored[name] for name, tensor in recommender.model.named_parameters() if id(tensor) in tables}
+
+
 def load_tensors(model: Any, tensors: Mapping[str, Tensor]) -> None:
     """Copy weights into the live model, in place.
 

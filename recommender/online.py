@@ -14,7 +14,7 @@ from torch import Tensor
 from recommender.dropout import residual_dropout
 from recommender.examples import OnlineBatch
 from recommender.imprinting import Imprinting
-from recommender.loading import Recommender, checkpoint_tensors, load_tensors
+from recommender.loading import Recommender, checkpoint_tensors, item_tables, load_tensors
 from recommender.recipe import OnlineRecipe
 from recommender.replay import Past, replay_windows
 from recommender.scoring import item_log_probabilities
@@ -74,14 +74,15 @@ class OnlineModel:
             raise ValueError("that is another model; make a new OnlineModel for it")
         new = range(self._learning.vocabulary.item_tokens.stop, grown.vocabulary.item_tokens.stop)
         if new and self._recipe.average:
-            with torch.no_grad():
-                for name, served in checkpoint_tensors(grown.model).items():
-                    if served.shape[:1] == (grown.vocabulary.vocab_size,):
-                        checkpoint_tensors(self._learning.model)[name][new.start : new.stop] = served[
-                            new.start : new.stop
-                        ]
-        self._serving = grown
-        self._learning = Recommender(self._learning.model, grown.vocabulary, grown.prompt)
+            learning = item_tables(self._learning)
+            for name, served in item_tables(grown).items():
+                learning[name][new.start : new.stop] = served[new.start : new.stop]
+        self.know(grown)
+
+    def know(self, recommender: Recommender) -> None:
+        """Name the items as `recommender`, over the same model, does; both sets of weights have their rows already."""
+        self._serving = recommender
+        self._learning = Recommender(self._learning.model, recommender.vocabulary, recommender.prompt)
 
     @property
     def learning(self) -> Recommender:

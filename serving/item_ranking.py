@@ -45,8 +45,13 @@ class ItemRanking(LogitsProcessor):
         process_dict_updates(self._masks, batch_update, lambda params, prompt, output: _Masks.of(params.extra_args))
 
     def apply(self, logits: Tensor) -> Tensor:
-        """`[B, vocab_size]` fp32 logits → item scores in place, -inf everywhere else."""
-        items = logits[:, self._first : self._first + self._num_items]
+        """`[B, vocab_size]` fp32 logits → item scores in place, -inf everywhere else.
+
+        No swap happens while a recommendation is in flight, so all rows know as many items; vLLM's own dummy rows,
+        which nobody reads, are ranked along.
+        """
+        num_items = next((masks.num_items for masks in self._masks.values()), self._num_items)
+        items = logits[:, self._first : self._first + num_items]
         scores = torch.log_softmax(items, dim=-1)
         self._keep_candidates(scores)
         self._drop_excluded(scores)
@@ -65,7 +70,7 @@ class ItemRanking(LogitsProcessor):
     def _drop_excluded(self, scores: Tensor) -> None:
         """All rows in one scatter: a launch a row would cost more than the model on a GPU."""
         positions = [
-            masks.excluded.astype(np.int64) + row * self._num_items
+            masks.excluded.astype(np.int64) + row * scores.shape[1]
             for row, masks in self._masks.items()
             if len(masks.excluded)
         ]
@@ -75,11 +80,12 @@ class ItemRanking(LogitsProcessor):
 
 
 class _Masks:
-    """One request's masks, as item indices."""
+    """One request's masks, as item indices, and how many items there are."""
 
-    def __init__(self, excluded: ItemIndices, candidates: ItemIndices | None) -> None:
+    def __init__(self, excluded: ItemIndices, candidates: ItemIndices | None, num_items: int) -> None:
         self.excluded = excluded
         self.candidates = candidates
+        self.num_items = num_items
 
     @classmethod
     def of(cls, extra: Mapping[str, bytes] | None) -> _Masks | None:
@@ -90,4 +96,5 @@ class _Masks:
         return cls(
             np.frombuffer(bytearray(extra[EXCLUDED]), np.int32),
             None if candidates is None else np.frombuffer(bytearray(candidates), np.int32),
+            int(np.frombuffer(extra[NUM_ITEMS], np.int32)[0]),
         )

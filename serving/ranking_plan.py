@@ -23,12 +23,14 @@ class RankingPlan:
         candidates: `[C]` item indices that may come back, distinct, ascending; None for the whole catalogue.
         excluded: `[E]` item indices that must not, distinct, ascending, within `candidates` where those are given.
         num_results: how many items will come back: as many as asked for, or as there are.
+        num_items: of the whole catalogue, as the live release knows it.
     """
 
     tokens: list[int]
     candidates: ItemIndices | None
     excluded: ItemIndices
     num_results: int
+    num_items: int
 
 
 def plan_ranking(request: RankRequest, prompt: Prompt) -> RankingPlan:
@@ -44,6 +46,7 @@ def plan_ranking(request: RankRequest, prompt: Prompt) -> RankingPlan:
         candidates=candidates,
         excluded=excluded,
         num_results=min(request.num_results, available),
+        num_items=vocabulary.num_items,
     )
 
 

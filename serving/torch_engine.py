@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from serving.engine import Engine, EngineDead, EngineSettings, SwapRefused
 from serving.fingerprint import combine, fingerprint
 from serving.ranking_plan import RankingPlan, plan_ranking, scored_items
 from serving.raw_tensors import as_tensor
+from serving.release_items import ReleaseItems
 from serving.swap_gate import SwapGate
 from serving.swap_history import Stamped, SwapHistory, swap_report
 
@@ -38,7 +40,8 @@ class TorchEngine(Engine):
         self._gate = SwapGate()
         self._history = SwapHistory()
         self._one_at_a_time = asyncio.Lock()
-        self._recommender: Recommender
+        self._model: Any
+        self._items: ReleaseItems
         self._staged: Weights = {}
         self._previous: Weights = {}
 
@@ -48,7 +51,7 @@ class TorchEngine(Engine):
 
     @property
     def known_items(self) -> Sequence[str]:
-        return self._recommender.vocabulary.item_ids
+        return self._items.live.vocabulary.item_ids
 
     @property
     def in_flight(self) -> int:
@@ -57,14 +60,15 @@ class TorchEngine(Engine):
     async def start(self, version: int) -> None:
         dtype = getattr(torch, self.settings.dtype)
         self._shapes = checkpoint_shapes(self.settings.model_dir)
-        self._recommender = await asyncio.to_thread(load_recommender, self.settings.model_dir, dtype)
+        loaded = await asyncio.to_thread(load_recommender, self.settings.model_dir, dtype)
+        self._model, self._items = loaded.model, ReleaseItems(loaded.prompt)
         self._history.begin(version, self._live_checksum())
 
     async def recommend(self, request: RankRequest) -> RankAnswer:
         async with self._gate.recommendation():
             version = self._history.serving()
             started = time.perf_counter()
-            plan = plan_ranking(request, self._recommender.prompt)
+            plan = plan_ranking(request, self._items.live)
             async with self._one_at_a_time:
                 items = await asyncio.to_thread(self._rank, request.history, plan) if plan.num_results else []
             return RankAnswer(model_version=version, items=items, engine_ms=(time.perf_counter() - started) * 1e3)
@@ -72,6 +76,7 @@ class TorchEngine(Engine):
     async def stage(self, bundle: WeightBundle) -> None:
         self._history.unstage()
         refuse_foreign(bundle, self._shapes)
+        self._items.stage(bundle.manifest)
         weights = await asyncio.to_thread(self._weights, bundle)
         self._staged = weights
         self._history.stage(bundle.manifest.version, _checksum(weights))
@@ -81,6 +86,7 @@ class TorchEngine(Engine):
             started, target = time.perf_counter(), self._history.staged(version)
             self._previous = self._replace_live(target, self._staged)
             self._staged = {}
+            self._items.committed()
             return swap_report(target, self._history.committed(), drain_ms, started)
 
     async def roll_back(self) -> SwapReport:
@@ -88,6 +94,7 @@ class TorchEngine(Engine):
             started, target = time.perf_counter(), self._history.previous()
             self._replace_live(target, self._previous)
             self._previous = {}
+            self._items.rolled_back()
             return swap_report(target, self._history.rolled_back(), drain_ms, started)
 
     async def checksum(self) -> tuple[int, str]:
@@ -98,20 +105,21 @@ class TorchEngine(Engine):
         """Nothing to end: the model lives in this process."""
 
     def _rank(self, history: list[str], plan: RankingPlan) -> list[ScoredItem]:
-        scores = score_histories(self._recommender, [history])[0]
+        prompt = self._items.live
+        scores = score_histories(Recommender(self._model, prompt.vocabulary, prompt), [history])[0]
         exclude = set(plan.excluded.tolist())
         if plan.candidates is not None:
             exclude |= set(range(len(scores))) - set(plan.candidates.tolist())
         best = top_items(scores, plan.num_results, exclude)
-        return scored_items(self._recommender.vocabulary, [item for item, _ in best], [score for _, score in best])
+        return scored_items(prompt.vocabulary, [item for item, _ in best], [score for _, score in best])
 
     def _weights(self, bundle: WeightBundle) -> Weights:
-        own = checkpoint_tensors(self._recommender.model)
+        own = checkpoint_tensors(self._model)
         return {name: as_tensor(bundle.tensors[name]).to(tensor.dtype).clone() for name, tensor in own.items()}
 
     def _replace_live(self, target: Stamped, weights: Weights) -> Weights:
         """With the gate closed: copy in and verify, or copy back and raise SwapRefused. Returns the old weights."""
-        model = self._recommender.model
+        model = self._model
         kept = {name: tensor.clone() for name, tensor in checkpoint_tensors(model).items()}
         load_tensors(model, weights)
         if self._live_checksum() == target[1]:
@@ -122,7 +130,7 @@ class TorchEngine(Engine):
         raise SwapRefused(f"release {target[0]} was not applied: its weights changed after staging")
 
     def _live_checksum(self) -> str:
-        return _checksum(checkpoint_tensors(self._recommender.model))
+        return _checksum(checkpoint_tensors(self._model))
 
 
 def _checksum(weights: Weights) -> str:

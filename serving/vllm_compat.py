@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from recommender.prompt import Prompt
 from serving.engine import EngineSettings
 from serving.ranking_plan import RankingPlan
@@ -23,7 +25,8 @@ from serving.ranking_plan import RankingPlan
 KV_BYTES_LIMIT = 4 << 30
 """Most key-value cache a rank takes; with less than `max_num_seqs` prompts need, some of them wait for a step."""
 FIRST_ITEM_TOKEN, NUM_ITEMS = "slipstream_first_item_token", "slipstream_num_items"
-"""How `serving.item_ranking` finds the items among the tokens: keys of vLLM's `additional_config`."""
+"""How `serving.item_ranking` finds the items among the tokens: keys of vLLM's `additional_config`. How many there are
+grows with releases, so that a request says it again: an int32 under the same key of its `extra_args`."""
 EXCLUDED, CANDIDATES = "slipstream_excluded", "slipstream_candidates"
 """How it finds a request's masks: keys of `SamplingParams.extra_args`."""
 MAX_RESULTS = 500
@@ -122,8 +125,8 @@ def one_token_request(plan: RankingPlan, cache_salt: str) -> tuple[Any, Any]:
 
 
 def extra_args(plan: RankingPlan) -> dict[str, bytes]:
-    """The plan's masks for the workers: int32 bytes, 2.8 kB for 700 seen items."""
-    args = {EXCLUDED: plan.excluded.tobytes()}
+    """The plan's masks for the workers: int32 bytes, 2.8 kB for 700 seen items; and how many items there are."""
+    args = {EXCLUDED: plan.excluded.tobytes(), NUM_ITEMS: np.int32(plan.num_items).tobytes()}
     if plan.candidates is not None:
         args[CANDIDATES] = plan.candidates.tobytes()
     return args

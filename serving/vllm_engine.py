@@ -17,6 +17,7 @@ from serving.checkpoint import Shapes, checkpoint_shapes, refuse_foreign
 from serving.engine import Engine, EngineDead, EngineSettings, SwapRefused
 from serving.fingerprint import combine
 from serving.ranking_plan import RankingPlan, plan_ranking, scored_items
+from serving.release_items import ReleaseItems
 from serving.shared_file import SharedRelease
 from serving.swap_gate import SwapGate
 from serving.swap_history import Stamped, SwapHistory, swap_report
@@ -41,7 +42,7 @@ class VllmEngine(Engine):
         self._history = SwapHistory()
         self._request_numbers = itertools.count()
         self._llm: Any = None
-        self._prompt: Prompt
+        self._items: ReleaseItems
         self._shapes: Shapes
 
     @property
@@ -50,7 +51,7 @@ class VllmEngine(Engine):
 
     @property
     def known_items(self) -> Sequence[str]:
-        return self._prompt.vocabulary.item_ids
+        return self._items.live.vocabulary.item_ids
 
     @property
     def in_flight(self) -> int:
@@ -61,22 +62,23 @@ class VllmEngine(Engine):
         vllm_compat.prepare_environment(self.settings)
         model_dir = self.settings.model_dir
         vocabulary = ItemVocabulary.load(model_dir)
-        self._prompt = Prompt(PromptTemplate.load(model_dir), vocabulary)
+        prompt = Prompt(PromptTemplate.load(model_dir), vocabulary)
+        self._items = ReleaseItems(prompt)
         self._shapes = checkpoint_shapes(model_dir)
         await asyncio.to_thread(vllm_compat.import_vllm)
-        self._llm = vllm_compat.start_engine(self.settings, self._prompt)
+        self._llm = vllm_compat.start_engine(self.settings, prompt)
         self._dead_error = vllm_compat.engine_dead_error()
         if self.settings.pipeline_parallel > 1:
             await self._rpc("slipstream_warm_up")
         digest = combine(await self._rpc("slipstream_checksum"))
-        await self._generate(plan_ranking(RankRequest(request_id="warm-up", history=[]), self._prompt), 0)
+        await self._generate(plan_ranking(RankRequest(request_id="warm-up", history=[]), prompt), 0)
         self._history.begin(version, digest)
 
     async def recommend(self, request: RankRequest) -> RankAnswer:
         async with self._gate.recommendation():
             version = self._history.serving()
             started = time.perf_counter()
-            plan = plan_ranking(request, self._prompt)
+            plan = plan_ranking(request, self._items.live)
             items = await self._generate(plan, version) if plan.num_results else []
             return RankAnswer(model_version=version, items=items, engine_ms=(time.perf_counter() - started) * 1e3)
 
@@ -84,6 +86,7 @@ class VllmEngine(Engine):
         async with self._staging:
             self._history.unstage()
             refuse_foreign(bundle, self._shapes)
+            self._items.stage(bundle.manifest)
             with await asyncio.to_thread(SharedRelease, bundle) as path:
                 await self._rpc("slipstream_stage", path)
                 results = await self._stage_results()
@@ -93,12 +96,14 @@ class VllmEngine(Engine):
         async with self._gate.swap() as drain_ms:
             started, expected = time.perf_counter(), self._history.staged(version)
             await self._exchange("slipstream_commit", expected)
+            self._items.committed()
             return swap_report(expected, self._history.committed(), drain_ms, started)
 
     async def roll_back(self) -> SwapReport:
         async with self._gate.swap() as drain_ms:
             started, expected = time.perf_counter(), self._history.previous()
             await self._exchange("slipstream_roll_back", expected)
+            self._items.rolled_back()
             return swap_report(expected, self._history.rolled_back(), drain_ms, started)
 
     async def checksum(self) -> tuple[int, str]:
@@ -124,8 +129,9 @@ class VllmEngine(Engine):
                 tokens, scores = vllm_compat.top_tokens(output, plan.num_results)
         except self._dead_error as error:
             raise EngineDead("vLLM's engine process is gone; restart the replica") from error
-        first = self._prompt.vocabulary.first_item_token
-        return scored_items(self._prompt.vocabulary, [token - first for token in tokens], scores)
+        vocabulary = self._items.live.vocabulary
+        first = vocabulary.first_item_token
+        return scored_items(vocabulary, [token - first for token in tokens], scores)
 
     async def _exchange(self, method: str, expected: Stamped) -> None:
         """With the gate closed: swap on every rank and verify, or put everything back and raise SwapRefused."""

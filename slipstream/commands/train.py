@@ -240,6 +240,7 @@ def _run(
     from online_trainer.patience import Stopped
     from online_trainer.start import StateDoesNotFit, start_trainer
     from online_trainer.state import StateInUse
+    from recommender.cold_start import title_tokenizer
     from recommender.loading import load_recommender
     from releases.fsspec_store import FsspecReleaseStore
     from releases.store import WriterReplaced
@@ -253,7 +254,8 @@ def _run(
     try:
         store = FsspecReleaseStore(releases)
         recommender = load_recommender(model_dir)
-        trainer = start_trainer(settings, recommender, connect, store, metrics, patience)
+        tokenizer = title_tokenizer(model_dir)
+        trainer = start_trainer(settings, recommender, connect, store, metrics, patience, tokenizer)
         try:
             trainer.run()
         finally:

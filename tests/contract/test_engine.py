@@ -9,13 +9,17 @@ import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 import torch
 
+from contracts.release import AddedItems
 from contracts.replica import RankAnswer, RankRequest
+from recommender.cold_start import with_items
 from recommender.loading import Recommender, load_recommender
 from recommender.scoring import score_histories, top_items
+from releases.bundle import WeightBundle
 from serving.engine import Engine, EngineSettings, SwapRefused
 from serving.shared_file import SharedRelease
 from tests.serving_worlds import NUM_ITEMS, bundle_of, histories, write_recommenders
@@ -173,6 +177,51 @@ async def test_staging_the_next_release_does_not_cost_the_roll_back(engine: Engi
     await engine.stage(bundle_of(model_dirs[2], 3))
     assert (await engine.roll_back()).checksum == checksum[1]
     assert (await engine.commit(3)).version == 3
+
+
+async def test_a_release_that_knows_more_items_ranks_them_and_a_roll_back_forgets_them(
+    engine: Engine, model_dirs: list[Path]
+) -> None:
+    folder = load_recommender(model_dirs[1])
+    oracle = with_items(folder, ["born-1", "born-2", "born-3"])
+    history, before = ["item-3", "born-2", "item-5"], await rank(engine, ["item-3", "item-5"], 500)
+    await engine.stage(growing(model_dirs[1], 2, folder, ["born-1", "born-2", "born-3"]))
+    assert (await rank(engine, history, 500)).items == before.items, "staging must not show"
+    await engine.commit(2)
+    everything = set(oracle.vocabulary.item_ids)
+    assert set(engine.known_items) == everything
+    for excluded in (set[str](), {"born-1", "item-9"}):
+        answer = await rank(engine, history, 500, exclude=list(excluded))
+        assert agrees(answer, oracle, history, excluded, everything)
+    some = await rank(engine, history, 10, candidates=["born-3", "item-1", "born-1"], exclude=["born-1"])
+    assert {item.item_id for item in some.items} == {"born-3", "item-1"}
+    await engine.roll_back()
+    again = await rank(engine, history, 500)
+    assert [item.item_id for item in again.items] == [item.item_id for item in before.items]
+    assert (await rank(engine, history, 10, candidates=["born-3"])).items == []
+
+
+async def test_items_that_do_not_fit_are_refused_and_serving_goes_on(engine: Engine, model_dirs: list[Path]) -> None:
+    folder = load_recommender(model_dirs[1])
+    full = [f"born-{n}" for n in range(folder.vocabulary.reserved_slots + 1)]
+    with pytest.raises(SwapRefused, match="reserved slots"):
+        await engine.stage(growing(model_dirs[1], 2, folder, full))
+    elsewhere = AddedItems.behind(["other", *folder.vocabulary.item_ids[1:]], ["born-1"])
+    bundle = bundle_of(model_dirs[1], 2)
+    with pytest.raises(SwapRefused, match="another model folder"):
+        await engine.stage(
+            WeightBundle(msgspec.structs.replace(bundle.manifest, added_items=elsewhere), bundle.tensors)
+        )
+    with pytest.raises(SwapRefused, match="not staged"):
+        await engine.commit(2)
+    assert len((await rank(engine, ["item-1"])).items) == 10
+
+
+def growing(model_dir: Path, version: int, folder: Recommender, added: list[str]) -> WeightBundle:
+    """The folder's weights as a release in which `added` have got reserved slots."""
+    bundle = bundle_of(model_dir, version)
+    items = AddedItems.behind(folder.vocabulary.item_ids, added)
+    return WeightBundle(msgspec.structs.replace(bundle.manifest, added_items=items), bundle.tensors)
 
 
 async def test_equal_weights_have_equal_checksums(engine: Engine, model_dirs: list[Path]) -> None:
