@@ -81,6 +81,7 @@ class FaultPoint(StrEnum):
     WORKER_JOINED = "worker.joined"
     WORKER_WEIGHTS_TAKEN = "worker.weights-taken"
     WORKER_ADOPTED = "worker.adopted"
+    WORKER_ITEMS_KNOWN = "worker.items-known"
     WORKER_ASSIGNED = "worker.assigned"
     WORKER_PLANNED = "worker.planned"
     WORKER_COMPUTED = "worker.computed"

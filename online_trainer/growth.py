@@ -5,9 +5,9 @@ items topic → rows → journal (fsync) → weights, vocabulary, admission     
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import torch
@@ -15,7 +15,6 @@ import torch
 from contracts.item import Item
 from online_trainer.admission import Admission
 from online_trainer.fault_points import FaultPoint, reach
-from online_trainer.item_feed import ItemFeed
 from online_trainer.journal import NewItems
 from online_trainer.learner import Learner
 from online_trainer.metrics import TrainerMetrics
@@ -29,6 +28,20 @@ MOST_ITEMS = 32
 _log = structlog.get_logger(__name__)
 
 
+class Feed(Protocol):
+    """The items topic as it is now: an `ItemFeed`, or one that a thread follows."""
+
+    @property
+    def items(self) -> Mapping[str, Item]:
+        """By id."""
+
+    def look(self) -> bool:
+        """Take in what is new; whether anything was. May raise LogUnavailable."""
+
+    def close(self) -> None:
+        """Stop reading."""
+
+
 class Newcomers:
     """Those items of the feed that a model lacks. For one thread.
 
@@ -36,7 +49,7 @@ class Newcomers:
         tokenizer: a base model's; see `recommender.cold_start.add_items`.
     """
 
-    def __init__(self, feed: ItemFeed, metrics: TrainerMetrics, tokenizer: Any = None) -> None:
+    def __init__(self, feed: Feed, metrics: TrainerMetrics, tokenizer: Any = None) -> None:
         self._feed = feed
         self._metrics = metrics
         self._tokenizer = tokenizer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 import structlog
 
@@ -19,11 +21,11 @@ _log = structlog.get_logger(__name__)
 
 
 class ItemFeed:
-    """For one thread. The first `look` reads the whole topic, later ones what has come since."""
+    """For one thread, but for `items`. The first `look` reads the whole topic, later ones what has come since."""
 
     def __init__(self, log: EventLog) -> None:
-        self.items: dict[str, Item] = {}
-        """By id, in order of first appearance; a removed item is not in it."""
+        self.items: Mapping[str, Item] = {}
+        """By id, in order of first appearance; a removed item is not in it. Replaced, not changed, by what is new."""
         self._log = log
         self._reader: LogReader | None = None
         self._looked_at = 0.0
@@ -37,8 +39,8 @@ class ItemFeed:
             return False
         self._looked_at = time.monotonic()
         records = self._reader.poll(_POLL_RECORDS, _POLL_SECONDS)
-        for record in records:
-            self._take(record)
+        if records:
+            self.items = _after(self.items, records)
         return bool(records)
 
     def close(self) -> None:
@@ -51,21 +53,24 @@ class ItemFeed:
         ends = self._log.end_offsets(partitions)
         reader = self._log.open_reader(self._log.begin_offsets(partitions))
         try:
-            for records in read_until(reader, ends):
-                for record in records:
-                    self._take(record)
+            self.items = _after({}, chain.from_iterable(read_until(reader, ends)))
         except BaseException:
             reader.close()
             raise
         self._reader = reader
 
-    def _take(self, record: Record) -> None:
+
+def _after(items: Mapping[str, Item], records: Iterable[Record]) -> dict[str, Item]:
+    """What `items` become by `records`."""
+    after = dict(items)
+    for record in records:
         try:
             if record.value is None:
-                self.items.pop((record.key or b"").decode(), None)
+                after.pop((record.key or b"").decode(), None)
             else:
                 item = decode(record.value, Item)
-                self.items[item.item_id] = item
+                after[item.item_id] = item
         except (UnreadableMessage, UnicodeDecodeError) as error:
             # The gateway counts it, too; there is no event to lose.
             _log.warning("item_unreadable", partition=record.partition, offset=record.offset, error=str(error))
+    return after

@@ -235,6 +235,7 @@ def run_owner(config: GroupConfig, number: int) -> int:
     from online_trainer.exchange.serve import serve
     from online_trainer.exchange.shard import serve_shard
     from online_trainer.exchange.start import start_owner, start_shard
+    from recommender.cold_start import title_tokenizer
     from recommender.loading import load_recommender
     from releases.fsspec_store import FsspecReleaseStore
     from streams.kafka_log import KafkaEventLog
@@ -267,6 +268,7 @@ def run_owner(config: GroupConfig, number: int) -> int:
         patience,
         send,
         list(config.addresses),
+        title_tokenizer(config.model_dir),
     )
     try:
         serve(process, socket, patience)

@@ -122,6 +122,8 @@ class AsynchronousExchange(GradientExchange):
         self.news = News(orders=[], generation=0, partitions={}, batch_events=0)
         """The newest word of the coordinator: assignment, batch size, whether to stop."""
         self.rule = Rule()
+        self.added_items: tuple[str, ...] = ()
+        """Items that the weights know and the model folder does not, in slot order."""
         self.seq = 0
         self._names = (model, layout)
         self._weights = weights
@@ -386,6 +388,8 @@ class AsynchronousExchange(GradientExchange):
                 for n, pushed in enumerate(order.pushes)
             ]
             self._replicas[0].apply(order, found)
+            if order.added is not None:
+                self.added_items += order.added.item_ids
         if orders:
             for shard in range(1, len(self._replicas)):
                 self._catch_up(shard, orders, mine)
@@ -446,6 +450,8 @@ class AsynchronousExchange(GradientExchange):
         own = self._replicas[shard].state()
         tensors = {name: from_bytes(one, own[name].dtype) for name, one in zip(reply.names, data, strict=True)}
         self._replicas[shard].load_state(tensors)
+        if not shard:
+            self.added_items = reply.added_items
 
     def _join(self) -> Joined:
         model, layout = self._names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,11 @@ class FlatLayout:
                 raise TypeError(f"{name} is {tensor.dtype}: workers exchange fp32 weights, load the model as float32")
             starts.append(starts[-1] + tensor.numel())
         return cls(tuple(tensors), tuple(tuple(tensor.shape) for tensor in tensors.values()), tuple(starts))
+
+    def row_start(self, name: str, row: int) -> int:
+        """Element at which row `row` of the tensor begins."""
+        number = self.names.index(name)
+        return self.starts[number] + row * math.prod(self.shapes[number][1:])
 
     @property
     def num_elements(self) -> int:

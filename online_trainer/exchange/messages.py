@@ -9,9 +9,9 @@ import msgspec
 
 from online_trainer.ledger import LedgerRow
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Rises with every change of meaning: unknown fields are passed over, so the other end must be told. 2: owners only add
-what workers' optimizers found; `Rule` has none of its own."""
+what workers' optimizers found; `Rule` has none of its own. 3: an order may add items."""
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Ranges = dict[int, tuple[Count, Count]]
 """Partition → (first offset, end offset)."""
@@ -251,11 +251,24 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True):
     stop: int
 
 
+class AddedRows(msgspec.Struct, frozen=True, kw_only=True):
+    """Items that get the next reserved slots, and what their rows become.
+
+    Attributes:
+        item_ids: in slot order.
+        rows: element of the whole vector → the fp32 values from there on.
+    """
+
+    item_ids: tuple[str, ...]
+    rows: dict[int, bytes]
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order"):
-    """Order number `index`: pushes that are applied as one step."""
+    """Order number `index`: pushes that are applied as one step, or items that are added."""
 
     index: int
     pushes: list[Pushed]
+    added: AddedRows | None = None
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True, tag="joined"):
@@ -293,12 +306,16 @@ class News(msgspec.Struct, frozen=True, kw_only=True, tag="news"):
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True, tag="weights"):
-    """A shard as of order `index`; the frames behind hold the tensors called `names`, fp32 but for counts."""
+    """A shard as of order `index`; the frames behind hold the tensors called `names`, fp32 but for counts.
+
+    `added_items`, of owner 0, are those that its weights know and the model folder does not, in slot order.
+    """
 
     index: int
     start: int
     stop: int
     names: list[str]
+    added_items: tuple[str, ...] = ()
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True, tag="remembered"):

@@ -14,6 +14,7 @@ import structlog
 
 from online_trainer.exchange import frames, payloads
 from online_trainer.exchange.choice import EncodingChoice
+from online_trainer.exchange.growth import GroupGrowth
 from online_trainer.exchange.messages import (
     PROTOCOL,
     Adopt,
@@ -100,6 +101,8 @@ class Owner:
         """Shard → order of its newest checkpoint, as far as is known."""
         self.on_piece: Callable[[int, int, bytes], None] = lambda shard, index, data: None
         """Told the weights that another shard serves at a cut: shard, order, fp32 bytes."""
+        self.growth: GroupGrowth | None = None
+        """Whence new items come; None adds none."""
         self._log = log
         self._send = send
         self._ends = ends
@@ -136,13 +139,7 @@ class Owner:
         if batch:
             ordered_at = time.monotonic()
             reach(FaultPoint.OWNER_ORDERED)
-            if self._log.append(batch):
-                self.exchange.unsynced.set(0)
-                self.metrics.disk_full.set(0)
-            else:
-                self.exchange.unsynced.inc(len(batch))
-                self.metrics.disk_full.set(1)
-                _log.error("disk_full", what="the order log", effect="training goes on, publishing stops")
+            self._keep(batch)
             reach(FaultPoint.ORDER_SYNCED)
             for ordered in batch:
                 self.apply(ordered)
@@ -158,6 +155,31 @@ class Owner:
         self._answer_followers()
         return len(batch)
 
+    def grow(self) -> bool:
+        """Order that the next new items are added, if there are any; whether there were."""
+        added = self.growth.next(self.progress.added_items) if self.growth is not None else None
+        if added is None:
+            return False
+        order = Order(index=self.sequencer.index + 1, pushes=[], added=added)
+        ordered = Ordered(Entry(order=order, pushes=[], sizes=[]), [])
+        self._keep([ordered])
+        reach(FaultPoint.ITEMS_JOURNALLED)
+        self.sequencer.index = order.index
+        self.apply(ordered)
+        _log.info("items_added", order=order.index, items=len(added.item_ids))
+        reach(FaultPoint.ITEMS_ADDED)
+        return True
+
+    def _keep(self, batch: list[Ordered]) -> None:
+        """Make orders durable, or go on without when the disk is full."""
+        if self._log.append(batch):
+            self.exchange.unsynced.set(0)
+            self.metrics.disk_full.set(0)
+        else:
+            self.exchange.unsynced.inc(len(batch))
+            self.metrics.disk_full.set(1)
+            _log.error("disk_full", what="the order log", effect="training goes on, publishing stops")
+
     def replay(self, ordered: Ordered, passed: bool) -> None:
         """Count an order read back from the log. One that is `passed` led to weights that are not finite: its events
         are taken for untrained."""
@@ -167,7 +189,7 @@ class Owner:
         self.apply(without_updates(ordered) if passed else ordered)
 
     def apply(self, ordered: Ordered) -> None:
-        """Count an order in weights, offsets and ledger."""
+        """Count an order in weights, offsets, ledger and items."""
         order, pushes = ordered.entry.order, ordered.entry.pushes
         self.replica.apply(order, ordered.payloads)
         self.book.add(order, ordered.payloads)
@@ -175,11 +197,14 @@ class Owner:
         self.progress.users.take_all(rows)
         ranges = {partition: given for push in pushes for partition, given in push.ranges.items()}
         self.progress.advance(BatchPlan(number=order.index, ranges=ranges), rows)
+        if order.added is not None:
+            self.progress.added_items += order.added.item_ids
         for push in pushes:
             self.progress.applied[push.worker] = (push.incarnation, push.seq, order.index)
 
     def tick(self, now: float) -> None:
-        """Leases, balance and gauges; a few times a second."""
+        """New items, leases, balance and gauges; a few times a second."""
+        self.grow()
         lost_before = len(self.sequencer.lost_residuals)
         for worker in self.sequencer.expire(now):
             self._callers.pop(worker, None)
@@ -333,7 +358,13 @@ class Owner:
 
     def _send_weights(self, sender: Sender, number: int) -> None:
         state = self.replica.state()
-        message = Weights(index=self.replica.index, start=self.replica.start, stop=self.replica.stop, names=list(state))
+        message = Weights(
+            index=self.replica.index,
+            start=self.replica.start,
+            stop=self.replica.stop,
+            names=list(state),
+            added_items=self.progress.added_items,
+        )
         self._reply(sender, number, message, [to_bytes(tensor) for tensor in state.values()])
 
     def _follow(self, sender: Sender, number: int, request: Follow, data: frames.Frames) -> None:

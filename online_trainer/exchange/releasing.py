@@ -144,8 +144,8 @@ class Releaser:
         self._publisher.close()
 
     def _is_due(self) -> bool:
-        trained = self._progress.events_trained - self.state.events_trained
-        return self._outcome.is_due(self.state.version, trained, self._progress.uncommitted)
+        progress = self._progress
+        return self._outcome.is_due(self.state.version, progress.uncommitted_changes, progress.uncommitted)
 
     def _publish(self) -> None:
         """Publish the committed checkpoint, once every shard has given its part of it."""

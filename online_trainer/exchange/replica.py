@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from online_trainer.exchange import payloads
-from online_trainer.exchange.messages import Order, Rule
+from online_trainer.exchange.messages import AddedRows, Order, Rule
 
 _WEIGHTS, _AVERAGE, _COUNT = "replica.weights", "replica.average", "replica.steps"
 
@@ -51,9 +51,20 @@ class Replica:
         for pushed, payload in zip(order.pushes, data, strict=True):
             first, last = self._part(pushed.start, pushed.stop)
             payloads.add(pushed.encoding, payload, -self.rule.learning_rate * pushed.scale, self.weights[first:last])
+        if order.added is not None:
+            self._place(order.added)
         if self.rule.average and any(data):
             self.serving.lerp_(self.weights, 1 - self.rule.average)
         self.index = order.index
+
+    def _place(self, added: AddedRows) -> None:
+        """Absolute values, for what learns and what serves alike."""
+        for start, data in added.rows.items():
+            rows = torch.frombuffer(bytearray(data), dtype=torch.float32)
+            first, last = self._part(start, start + len(rows))
+            offset = self.start + first - start
+            for weights in (self.weights, self.serving):
+                weights[first:last] = rows[offset : offset + last - first]
 
     def state(self) -> dict[str, Tensor]:
         """By name, sharing memory."""

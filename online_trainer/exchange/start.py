@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import structlog
@@ -13,6 +14,7 @@ from contracts import topics
 from online_trainer.admission import Admission
 from online_trainer.exchange import payloads
 from online_trainer.exchange.asynchronous import AsynchronousExchange
+from online_trainer.exchange.growth import BackgroundFeed, GroupGrowth
 from online_trainer.exchange.layout import bind, cut
 from online_trainer.exchange.link import Keys, Link
 from online_trainer.exchange.messages import Rule
@@ -25,6 +27,8 @@ from online_trainer.exchange.shard import ShardOwner
 from online_trainer.exchange.worker import Worker
 from online_trainer.exchange.write_ahead import WriteAheadLog
 from online_trainer.fault_points import FaultPoint, reach
+from online_trainer.growth import Newcomers
+from online_trainer.item_feed import ItemFeed
 from online_trainer.learner import Learner
 from online_trainer.metrics import TrainerMetrics
 from online_trainer.patience import Patience
@@ -52,6 +56,8 @@ class OwnerProcess:
 
     def close(self) -> None:
         """Let go of files and connections."""
+        if self.owner.growth is not None:
+            self.owner.growth.close()
         self.releaser.close()
         self.orders.close()
         self.owner.progress.close()
@@ -80,8 +86,15 @@ def start_owner(
     patience: Patience,
     send: Send,
     shards: list[str],
+    tokenizer: Any = None,
 ) -> OwnerProcess:
     """Owner 0 where the last one stopped, as the model's writer.
+
+    Where it keeps the whole vector, it follows the items topic and adds what the model lacks; an owner of one shard of
+    several has not the rows that a new item starts from, and adds nothing.
+
+    Args:
+        tokenizer: a base model's, for the titles of new items.
 
     Raises:
         StateInUse, JournalDamaged, LogDamaged, StateDoesNotFit, ValueError: the text says what to do.
@@ -94,7 +107,8 @@ def start_owner(
     start, stop = cut(layout.num_elements, len(shards))[0]
     replica = Replica(flat[start:stop], rule, start)
     log = connect()
-    publisher = Publisher(settings.model, store, connect, settings.keep_releases, settings.anchor_every)
+    item_ids = recommender.vocabulary.item_ids
+    publisher = Publisher(settings.model, store, connect, settings.keep_releases, settings.anchor_every, item_ids)
     admission = Admission(log, recommender.vocabulary.index, metrics)
     beginning = patience.wait_for(lambda: begin(settings, state.journal, log))
     newest = patience.wait_for_store(publisher.take_over)
@@ -116,6 +130,12 @@ def start_owner(
     owner.cut = replica.index if len(shards) > 1 else 0
     for ordered in orders.replay(replica.index, owner.book):
         owner.replay(ordered, passed=state.journal.is_passed(ordered.entry.order.index))
+    if len(shards) == 1:
+        feed = ItemFeed(log)
+        patience.wait_for(feed.look)
+        owner.growth = GroupGrowth(recommender, layout, Newcomers(BackgroundFeed(feed), metrics, tokenizer))
+        while owner.grow():
+            pass
     reach(FaultPoint.OWNER_REPLAYED)
     _log.info("owner_restored", order=replica.index, offsets=sequencer.offsets)
     releaser = Releaser(

@@ -25,6 +25,7 @@ from online_trainer.metrics import TrainerMetrics
 from online_trainer.patience import Patience, Stopped
 from online_trainer.plan import BatchPlan
 from online_trainer.users import Users
+from recommender.cold_start import with_items
 from recommender.examples import Interaction
 from streams.event_log import EventLog
 
@@ -64,6 +65,8 @@ class Worker:
         self._log = log
         self._patience = patience
         self._admission = Admission(log, learner.recommender.vocabulary.index, metrics)
+        self._folder = learner.recommender
+        self._added_items: tuple[str, ...] = ()
         self._users = Users(history_events, dedupe_events)
         self._linger_seconds = linger_seconds
         self._slow_down = slow_down
@@ -116,7 +119,8 @@ class Worker:
         self._log.close()
 
     def _follow(self, news: News) -> None:
-        """Read the partitions that are held now."""
+        """Know the items that the weights know, and read the partitions that are held now."""
+        self._know_items()
         self._batch_events = news.batch_events
         if self._intake is not None:
             self._intake.batch_events = news.batch_events
@@ -137,6 +141,17 @@ class Worker:
             self._open(held)
         self.partitions = held
         reach(FaultPoint.WORKER_ASSIGNED)
+
+    def _know_items(self) -> None:
+        if self.exchange.added_items == self._added_items:
+            return
+        # What was prepared takes an event of a new item for one that can't be trained.
+        self._ahead = None
+        self._added_items = self.exchange.added_items
+        known = with_items(self._folder, self._added_items)
+        self.learner.know(known)
+        self._admission.know(known.vocabulary.index)
+        reach(FaultPoint.WORKER_ITEMS_KNOWN)
 
     def _remember(self, found: Remembered) -> None:
         self._users.seen.replace(found.partition, found.seen)

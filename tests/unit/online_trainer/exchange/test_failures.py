@@ -150,7 +150,7 @@ def test_a_worker_of_the_protocol_with_an_optimizer_is_refused_with_both_named(g
     layout = group.process.owner.identity.layout
     reply, _ = link.ask(Join(worker="old", incarnation=1, model="tiny", layout=layout, protocol=1))
     assert isinstance(reply, Refused) and reply.reason is Reason.LAYOUT
-    assert "protocol 1; this owner" in reply.detail and reply.detail.count("protocol 2") == 1
+    assert "protocol 1; this owner" in reply.detail and reply.detail.count("protocol 3") == 1
     link.close()
     group.owner_patience.stop()
     owner.finish()
