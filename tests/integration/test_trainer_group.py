@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from contracts import topics
+from contracts import topics, wire
 from contracts.event import Event
+from contracts.item import Item
 from online_trainer.fault_points import FaultPoint
 from online_trainer.ledger import Untrained
 from releases.fsspec_store import FsspecReleaseStore
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.kafka
 SINGLE = (
     "plan.",
     "round.",
+    "items.written",
     "batch.collected",
     "batch.stepped",
     "start.restored",
@@ -48,7 +50,7 @@ ONCE = frozenset(
     {
         "owner.replayed", "owner.listening", "owner.joined", "owner.welcomed", "owner.weights-sent",
         "owner.handed-over", "owner.moved", "owner.left", "worker.joined", "worker.assigned",
-        "worker.weights-taken", "worker.adopted", "worker.undone", "batch.dead-letter-sent",
+        "worker.weights-taken", "worker.adopted", "worker.undone", "worker.items-known", "batch.dead-letter-sent",
     }
 )  # fmt: skip
 ANYWHERE = frozenset({"batch.dead-letter-sent", "worker.undone"})
@@ -58,7 +60,8 @@ SHARDED = ("shard.", "worker.parts-stored")
 
 
 def fill(log: EventLog) -> Counter[str]:
-    """The stream with bad records in it; what must be trained."""
+    """An item that the model lacks and nobody takes, and the stream with bad records in it; what must be trained."""
+    log.produce(topics.ITEMS, b"i99", wire.encode(Item(item_id="i99", title="New"))).result(30)
     send(log, [event(n) for n in range(EVENTS // 2)])
     log.produce(topics.EVENTS, b"u1", b"not an event").result(30)
     # The same id under another user: another partition, and perhaps another worker.
@@ -87,6 +90,8 @@ def verify(group: TrainerGroup, expected: Counter[str]) -> None:
     newest = store.read(model, store.versions(model)[-1]).manifest
     assert sum(newest.offsets.values()) == EVENTS + 3
     assert newest.events_trained == expected.total()
+    added = newest.added_items.item_ids if newest.added_items is not None else ()
+    assert added == (() if (group.state / "shard-1").exists() else ("i99",))
 
 
 def nth(point: str) -> str:
