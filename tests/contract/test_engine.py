@@ -199,6 +199,11 @@ async def test_a_release_that_knows_more_items_ranks_them_and_a_roll_back_forget
     again = await rank(engine, history, 500)
     assert [item.item_id for item in again.items] == [item.item_id for item in before.items]
     assert (await rank(engine, history, 10, candidates=["born-3"])).items == []
+    for version, added in ((3, ["born-1"]), (4, ["born-1", "born-2"])):
+        await engine.stage(growing(model_dirs[1], version, folder, added))
+        await engine.commit(version)
+    await engine.roll_back()
+    assert list(engine.known_items) == [*folder.vocabulary.item_ids, "born-1"]
 
 
 async def test_items_that_do_not_fit_are_refused_and_serving_goes_on(engine: Engine, model_dirs: list[Path]) -> None:

@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from contracts.item import Item
 from recommender.base_model import base_recommender
-from recommender.cold_start import add_items
+from recommender.cold_start import add_items, place_items, start_rows, title_tokenizer
 from recommender.examples import Interaction, UserUpdate, online_batch
-from recommender.loading import Recommender, load_recommender, save_recommender
+from recommender.initialise import preset_recommender
+from recommender.loading import Recommender, item_tables, load_recommender, save_recommender
+from recommender.presets import PRESETS
 from recommender.scoring import score_histories
 from recommender.training import online_loss
 
@@ -101,6 +103,39 @@ def test_a_new_item_takes_a_reserved_slot_and_its_title(
     scores = score_histories(grown, [["i1"]])[0]
     assert scores[grown.vocabulary.index["new"]] == pytest.approx(scores[grown.vocabulary.index["i2"]].item())
     assert torch.allclose(scores[:20] - torch.logsumexp(scores[:20], 0), before[0], atol=1e-5), "old items as before"
+
+
+def test_the_tokenizer_of_a_model_folder_starts_new_items(
+    make_base: Callable[[str], Path], items: list[Item], tiny: Recommender, tmp_path: Path
+) -> None:
+    recommender, tokenizer = base_recommender(make_base("llama"), items, window=8)
+    tokenizer.save_pretrained(tmp_path / "base")
+    save_recommender(recommender, tmp_path / "base")
+    new = [Item(item_id="new", title="Star Wars"), Item(item_id="untitled")]
+    found = start_rows(recommender, new, {}, title_tokenizer(tmp_path / "base"))
+    expected = start_rows(recommender, new, {}, tokenizer)
+    assert found.keys() == {"model.embed_tokens.weight", "lm_head.weight"}, "of an untied head, too"
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    save_recommender(tiny, tmp_path / "preset")
+    assert title_tokenizer(tmp_path / "preset") is None
+
+
+def test_a_layer_as_wide_as_the_vocabulary_is_no_table_of_items(items: list[Item]) -> None:
+    wide = PRESETS["tiny"].intermediate_size
+    recommender = preset_recommender("tiny", items, reserved_slots=wide - len(items) - 2)
+    assert recommender.vocabulary.vocab_size == wide
+    assert list(item_tables(recommender)) == ["model.embed_tokens.weight"]
+
+
+def test_rows_of_another_model_are_refused_and_change_nothing(tiny: Recommender, items: list[Item]) -> None:
+    rows = tiny.model.get_input_embeddings().weight.detach().clone()
+    starts = start_rows(tiny, [Item(item_id="new")], {item.item_id: item for item in items})
+    for wrong in ({}, {"lm_head.weight": starts["model.embed_tokens.weight"]}, starts | {"more": torch.zeros(1)}):
+        with pytest.raises(ValueError, match="start with the same model"):
+            place_items(tiny, ["new"], wrong)
+    with pytest.raises(ValueError, match="start with the same model"):
+        place_items(tiny, ["new", "newer"], starts)
+    assert torch.equal(tiny.model.get_input_embeddings().weight, rows)
 
 
 def test_a_new_item_of_an_item_only_model_starts_like_its_likes(tiny: Recommender, items: list[Item]) -> None:
