@@ -18,7 +18,7 @@ _QUIET: Settings = {"copying": 0.7}
 _LOUD: Settings = {"copying": 2.0}
 _MASKED: Settings = {"mask_seen": True}
 _OPEN: Settings = {"mask_seen": False}
-_IMPRINTED: Settings = {"imprint": 0.7, "imprint_below": 20}
+_IMPRINTED: Settings = {"imprint": 0.35, "imprint_below": 20}
 _MUCH_REPLAY: Settings = {
     "batch_events": 16,
     "learning_rate": 2e-3,
@@ -37,7 +37,8 @@ _EVENTS_FIRST: Settings = {
     "learning_rate": 1e-3,
     "event_weight": 2 / 64,
     "average": 0.98,
-    **_IMPRINTED,
+    "imprint": 0.7,
+    "imprint_below": 20,
 }
 
 _SITTINGS: tuple[Settings, ...] = (

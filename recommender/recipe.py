@@ -93,7 +93,7 @@ class OnlineRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     event_weight: float = 1 / 64
     whole_windows: bool = True
     mask_seen: bool = True
-    imprint: float = 0.7
+    imprint: float = 0.35
     imprint_below: int = 20
     average: float = 0.98
     seed: int = 0
