@@ -44,6 +44,8 @@ class TrainerGroup:
             "train_from": "begin", "batch_events": 16, "linger_seconds": 0.05, "publish_seconds": 0.0,
             "publish_events": 48, "keep_releases": 1000, "stop_at_end": True, "recipe": recipe,
         }  # fmt: skip
+        self.grows = not synchronous and owners == 1
+        """Whether it adds new items; ranks and several owners do not."""
         self.state = folder / name
         self.releases = folder / "releases"
         config = GroupConfig(
