@@ -29,7 +29,7 @@ from tests.kafka_fixtures import kafka_nodes
 
 __all__ = ["log"]
 pytestmark = pytest.mark.kafka
-NOT_HERE = ("order.", "owner.", "shard.", "worker.", "publish.old-removed", "start.restored")
+NOT_HERE = ("items.", "order.", "owner.", "shard.", "worker.", "publish.old-removed", "start.restored")
 RANK_POINTS = [point for point in FaultPoint if not point.startswith(NOT_HERE)]
 DRAWN = RANK_POINTS if ALL else sorted(random.Random(SEED).sample(RANK_POINTS, 2))
 WRITERS = ("start.epoch-acquired", "publish.")
