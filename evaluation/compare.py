@@ -103,8 +103,8 @@ def _resampled(*tables: Floats) -> list[Floats]:
 def _draws(users: int, seeds: int) -> list[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """How often each user `[CHUNK, U]` and each seed `[CHUNK, S]` is drawn, chunk by chunk.
 
-    Kept, since every metric of every scorer asks for the same ones: drawing took nine tenths of a report's time.
-    Nobody of thousands is drawn 256 times.
+    Kept, since every metric of every scorer asks for the same ones: of 14,000 users drawing takes 1.15 s, the rest of
+    an interval 0.05. Nobody of thousands is drawn 256 times.
     """
     random = np.random.default_rng(0)
     return [

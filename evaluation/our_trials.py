@@ -37,8 +37,8 @@ _EVENTS_FIRST: Settings = {
     "learning_rate": 1e-3,
     "event_weight": 2 / 64,
     "average": 0.98,
+    **_IMPRINTED,
     "imprint": 0.7,
-    "imprint_below": 20,
 }
 
 _SITTINGS: tuple[Settings, ...] = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,12 +23,10 @@ from streams.event_log import EventLog
 from streams.kafka_log import KafkaEventLog
 from tests.integration.clicks import EVENTS, UNKNOWN, event, send
 from tests.integration.gateway.world import Answered, call, until
-from tests.integration.trainer_processes import TrainerProcesses
+from tests.integration.trainer_processes import STATIC, TrainerProcesses
 
 pytestmark = pytest.mark.kafka
 BORN = "newborn"
-STATIC = ("--train-from", "begin", "--stop-at-end", "--batch-events", "16")
-STATIC += ("--publish-seconds", "0", "--publish-events", "48", "--keep-releases", "1000")
 
 
 def item(number: int) -> Item:
@@ -53,15 +50,6 @@ def trainers(clean_kafka: str, model_dir: Path, tmp_path: Path) -> Iterator[Trai
     processes = TrainerProcesses(clean_kafka, model_dir, tmp_path)
     yield processes
     processes.close()
-
-
-def tensors(trainers: TrainerProcesses, state: str) -> bytes:
-    """Weights, optimizer and random state of the last checkpoint."""
-    return max((trainers.folder / state / "checkpoints").glob("0*/tensors.safetensors")).read_bytes()
-
-
-def ledger(trainers: TrainerProcesses, state: str) -> bytes:
-    return (trainers.folder / state / "prequential.jsonl").read_bytes()
 
 
 def releases(trainers: TrainerProcesses, model: str) -> dict[int, Any]:
@@ -101,8 +89,8 @@ def test_killed_around_the_adding_the_trainer_ends_bit_for_bit_where_it_would_ha
         name = fault.replace(":", "-")
         assert trainers.run(name, *STATIC, fault=fault) == -signal.SIGKILL, f"{fault} was never reached"
         assert trainers.run(name, *STATIC) == 0, trainers.said(name)
-        assert tensors(trainers, name) == tensors(trainers, "calm"), fault
-        assert ledger(trainers, name) == ledger(trainers, "calm"), fault
+        assert trainers.last_tensors(name) == trainers.last_tensors("calm"), fault
+        assert trainers.ledger(name) == trainers.ledger("calm"), fault
         assert releases(trainers, name) == calm, fault
 
 
@@ -110,27 +98,10 @@ def test_killed_around_the_adding_the_trainer_ends_bit_for_bit_where_it_would_ha
 def test_items_born_on_a_live_stream_are_added_again_where_they_were(
     log: KafkaEventLog, trainers: TrainerProcesses
 ) -> None:
-    live = ("--train-from", "begin", "--batch-events", "16", "--linger-seconds", "0.02", "--publish-seconds", "0.3")
-    stream = threading.Thread(target=_trickle, args=(log,))
-    process = trainers.start("live", *live)
-    stream.start()
-    for fault in ("items.journalled", "items.added", "batch.stepped:4"):
-        process.kill()
-        process.join()
-        assert trainers.run("live", *live, fault=fault) == -signal.SIGKILL, trainers.said("live")
-        process = trainers.start("live", *live)
-    stream.join()
-    process.terminate()
-    process.join(30)
-    assert process.exitcode == 0, trainers.said("live")
-    assert trainers.run("live", "--stop-at-end") == 0
+    trainers.run_live(lambda: _trickle(log), ("items.journalled", "items.added", "batch.stepped:4"))
     # The items topic says something else by now, and the repeat must not mind.
     post(log, *(Item(item_id=f"i{n}", title="Renamed") for n in range(40)))
-    (trainers.folder / "again").mkdir()
-    (trainers.folder / "again/journal.jsonl").write_bytes((trainers.folder / "live/journal.jsonl").read_bytes())
-    assert trainers.run("live", "--stop-at-end", state="again") == 0
-    assert tensors(trainers, "again") == tensors(trainers, "live")
-    assert ledger(trainers, "again") == ledger(trainers, "live")
+    trainers.check_repeat("again")
     rows = read_rows(trainers.folder / "live/prequential.jsonl")
     reasons = [row.reason for row in rows if row.item_id == UNKNOWN[0]]
     assert None in reasons, "trained once it was born"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,11 +22,9 @@ from streams.event_log import EventLog
 from streams.kafka_log import KafkaEventLog
 from streams.topics import apply_topics
 from tests.integration.clicks import EVENTS, UNKNOWN, event, send, wait_until
-from tests.integration.trainer_processes import TrainerProcesses
+from tests.integration.trainer_processes import STATIC, TrainerProcesses
 
 pytestmark = pytest.mark.kafka
-STATIC = ("--train-from", "begin", "--stop-at-end", "--batch-events", "16")
-STATIC += ("--publish-seconds", "0", "--publish-events", "48", "--keep-releases", "1000")
 
 
 @pytest.fixture
@@ -49,15 +46,6 @@ def releases(trainers: TrainerProcesses, model: str) -> dict[int, dict[str, str]
     store = FsspecReleaseStore(str(trainers.folder / "releases"))
     found = {version: store.read(model, version).manifest for version in store.versions(model)}
     return {v: {name: entry.sha256 for name, entry in m.tensors.items()} for v, m in found.items()}
-
-
-def last_tensors(trainers: TrainerProcesses, state: str) -> bytes:
-    """Weights, optimizer and random state of the last checkpoint."""
-    return max((trainers.folder / state / "checkpoints").glob("0*/tensors.safetensors")).read_bytes()
-
-
-def ledger(trainers: TrainerProcesses, state: str) -> bytes:
-    return (trainers.folder / state / "prequential.jsonl").read_bytes()
 
 
 def announced(log: EventLog, model: str) -> int:
@@ -103,8 +91,8 @@ def test_killed_anywhere_and_started_again_the_trainer_ends_bit_for_bit_where_it
         name = fault.replace(":", "-")
         assert trainers.run(name, *STATIC, fault=fault) == -signal.SIGKILL, f"{fault} was never reached"
         assert trainers.run(name, *STATIC) == 0, trainers.said(name)
-        assert last_tensors(trainers, name) == last_tensors(trainers, "calm"), fault
-        assert ledger(trainers, name) == ledger(trainers, "calm"), fault
+        assert trainers.last_tensors(name) == trainers.last_tensors("calm"), fault
+        assert trainers.ledger(name) == trainers.ledger("calm"), fault
         assert releases(trainers, name) == calm, fault
         assert announced(log, name) == max(calm), fault
 
@@ -117,28 +105,10 @@ def test_every_fault_point_is_one_of_the_enum() -> None:
 def test_killed_on_a_live_stream_again_and_again_it_repeats_the_batches_that_the_clock_cut(
     log: KafkaEventLog, trainers: TrainerProcesses
 ) -> None:
-    live = ("--train-from", "begin", "--batch-events", "16", "--linger-seconds", "0.02", "--publish-seconds", "0.3")
-    stream = threading.Thread(target=_trickle, args=(log,))
-    process = trainers.start("live", *live)
-    stream.start()
-    for fault in ("batch.stepped:4", "commit.tensors-written:2", "plan.journalled:6"):
-        process.kill()
-        process.join()
-        assert trainers.run("live", *live, fault=fault) == -signal.SIGKILL, trainers.said("live")
-        process = trainers.start("live", *live)
-    stream.join()
-    process.terminate()
-    process.join(30)
-    assert process.exitcode == 0, trainers.said("live")
-    assert trainers.run("live", "--stop-at-end") == 0
+    trainers.run_live(lambda: _trickle(log), ("batch.stepped:4", "commit.tensors-written:2", "plan.journalled:6"))
     trained = Counter(row.event_id for row in read_rows(trainers.folder / "live/prequential.jsonl") if row.trained)
     assert trained == Counter(f"e{n}" for n in range(EVENTS) if event(n).item_id not in UNKNOWN)
-
-    (trainers.folder / "calm").mkdir()
-    (trainers.folder / "calm/journal.jsonl").write_bytes((trainers.folder / "live/journal.jsonl").read_bytes())
-    assert trainers.run("live", "--stop-at-end", state="calm") == 0
-    assert last_tensors(trainers, "calm") == last_tensors(trainers, "live")
-    assert ledger(trainers, "calm") == ledger(trainers, "live")
+    trainers.check_repeat("calm")
 
 
 def _trickle(log: EventLog) -> None:
@@ -161,7 +131,7 @@ def test_a_replaced_trainer_is_fenced_off_and_says_so(log: KafkaEventLog, traine
     old.join(30)
     assert old.exitcode == 3, trainers.said("m")
     assert "another trainer has taken over" in trainers.said("m")
-    wait_until(lambda: ledger(trainers, "new").count(b"\n") == 40, "the new trainer's last commit")
+    wait_until(lambda: trainers.ledger("new").count(b"\n") == 40, "the new trainer's last commit")
     new.terminate()
     new.join(30)
     assert new.exitcode == 0, trainers.said("m")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -18,6 +21,12 @@ _PRELOAD = [
     "releases.fsspec_store",
     "streams.kafka_log",
 ]
+
+
+STATIC = ("--train-from", "begin", "--stop-at-end", "--batch-events", "16")
+STATIC += ("--publish-seconds", "0", "--publish-events", "48", "--keep-releases", "1000")
+"""Of a trainer that takes what is there in equal batches, and ends."""
+_LIVE = ("--train-from", "begin", "--batch-events", "16", "--linger-seconds", "0.02", "--publish-seconds", "0.3")
 
 
 def _main(arguments: list[str], environment: dict[str, str], log: Path) -> None:
@@ -61,6 +70,38 @@ class TrainerProcesses:
         process.join(60)
         assert process.exitcode is not None, f"{name} still runs:\n{self.said(name)}"
         return process.exitcode
+
+    def run_live(self, stream: Callable[[], None], faults: Sequence[str]) -> None:
+        """Trainer `live` on what `stream` sends, killed at each of `faults` and in between, to the log's end."""
+        sender = threading.Thread(target=stream)
+        process = self.start("live", *_LIVE)
+        sender.start()
+        for fault in faults:
+            process.kill()
+            process.join()
+            assert self.run("live", *_LIVE, fault=fault) == -signal.SIGKILL, self.said("live")
+            process = self.start("live", *_LIVE)
+        sender.join()
+        process.terminate()
+        process.join(30)
+        assert process.exitcode == 0, self.said("live")
+        assert self.run("live", "--stop-at-end") == 0
+
+    def check_repeat(self, state: str) -> None:
+        """What the journal of `live` says, undisturbed, ends bit for bit where `live` did."""
+        (self.folder / state).mkdir()
+        (self.folder / state / "journal.jsonl").write_bytes((self.folder / "live/journal.jsonl").read_bytes())
+        assert self.run("live", "--stop-at-end", state=state) == 0
+        assert self.last_tensors(state) == self.last_tensors("live")
+        assert self.ledger(state) == self.ledger("live")
+
+    def last_tensors(self, state: str) -> bytes:
+        """Weights, optimizer and random state of the last checkpoint."""
+        return max((self.folder / state / "checkpoints").glob("0*/tensors.safetensors")).read_bytes()
+
+    def ledger(self, state: str) -> bytes:
+        """As it stands in the file."""
+        return (self.folder / state / "prequential.jsonl").read_bytes()
 
     def log(self, name: str) -> Path:
         """Where trainers of a model log."""
